@@ -1,0 +1,228 @@
+//! What a config means: validated values with every default resolved. Whoever
+//! holds a [`Machine`] checks nothing again. Nothing here reads or writes files.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
+use zeroize::Zeroizing;
+
+/// One machine, as wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Machine {
+    /// The fixed host name; `None` takes the one from DHCP, or else one derived
+    /// from the machine's identity.
+    pub hostname: Option<Hostname>,
+    /// What the machine is in its cluster.
+    pub role: Role,
+    /// Kernel parameters below `/proc/sys`, by dotted name.
+    pub sysctls: BTreeMap<SysctlKey, String>,
+    /// How the clock is kept.
+    pub time: Time,
+    /// Who may call the machine. `None` only in [`Machine::maintenance`].
+    pub api: Option<Api>,
+    /// Links, resolvers.
+    pub network: Network,
+    /// What runs on the machine; `None` where the role is [`Role::None`].
+    pub orchestrator: Option<Orchestrator>,
+}
+
+/// What the machine is in its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Runs the control plane, and pods.
+    Server,
+    /// Runs pods.
+    Agent,
+    /// Runs no orchestrator.
+    None,
+}
+
+/// A host name: RFC 1123 labels in lower case, at most 63 characters in all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hostname(pub(crate) String);
+
+/// The dotted name of a kernel parameter, for example `vm.max_map_count`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SysctlKey(pub(crate) String);
+
+/// How the clock is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Time {
+    /// NTP servers, names or addresses; empty means that nothing sets the clock.
+    pub servers: Vec<String>,
+}
+
+/// Who may call the machine's API.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Api {
+    /// The CA that client certificates chain to, PEM.
+    pub ca: String,
+    /// Issues the machine's own server certificate. It may not issue client certificates.
+    pub issuer: Issuer,
+    /// Names and addresses to put into the server certificate beside the machine's own.
+    pub sans: Vec<String>,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Issuer {
+    /// PEM.
+    pub cert: String,
+    /// PKCS#8 PEM.
+    pub key: Secret,
+}
+
+/// Something that must not be shown: `Debug` prints stars, memory is cleared on drop.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub(crate) Zeroizing<String>);
+
+/// Links and resolvers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// One entry for each configured link, in the order of the config.
+    pub links: Vec<Link>,
+    /// Resolvers to use instead of those from DHCP; empty means those from DHCP.
+    pub nameservers: Vec<IpAddr>,
+}
+
+/// One link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Which of the machine's links this is.
+    pub select: LinkSelector,
+    /// Ask a DHCPv4 server for an address.
+    pub dhcp_v4: bool,
+    /// Fixed addresses.
+    pub addresses: Vec<Cidr>,
+    /// Fixed routes through this link.
+    pub routes: Vec<Route>,
+}
+
+/// Picks links. Every field that is set must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkSelector {
+    /// The kernel's name for it, for example `eth0`.
+    pub name: Option<String>,
+    /// Its permanent hardware address.
+    pub mac: Option<MacAddr>,
+    /// The driver that serves it, for example `virtio_net`.
+    pub driver: Option<String>,
+}
+
+/// A hardware address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MacAddr(pub [u8; 6]);
+
+/// An address with the length of its network's prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cidr {
+    /// The address itself.
+    pub addr: IpAddr,
+    /// 0 to 32 for IPv4, 0 to 128 for IPv6.
+    pub prefix: u8,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The destination network.
+    pub to: Cidr,
+    /// The gateway; `None` means that the destination is on the link.
+    pub via: Option<IpAddr>,
+    /// Lower wins. The default is 1024, as the kernel's own for IPv6.
+    pub metric: u32,
+}
+
+/// The orchestrator to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Orchestrator {
+    /// Which one; must be the one in the image.
+    pub name: String,
+    /// What joins machines to the cluster.
+    pub token: Secret,
+    /// The server to join, for example `https://10.0.0.1:6443`. Always there for an agent.
+    pub server: Option<String>,
+    /// Keys of the orchestrator's own config, passed through as written. Never one that the OS sets.
+    pub settings: BTreeMap<String, serde_json::Value>,
+}
+
+impl Machine {
+    /// What a machine without a config does: DHCP on every Ethernet link,
+    /// nothing else. Its API is the maintenance API.
+    pub fn maintenance() -> Self {
+        Machine {
+            hostname: None,
+            role: Role::None,
+            sysctls: BTreeMap::new(),
+            time: Time { servers: Vec::new() },
+            api: None,
+            network: Network { links: vec![Link::any_dhcp()], nameservers: Vec::new() },
+            orchestrator: None,
+        }
+    }
+}
+
+impl Link {
+    /// Any link, with DHCPv4: what is done where the config names no link.
+    pub fn any_dhcp() -> Self {
+        Link { select: LinkSelector::default(), dhcp_v4: true, addresses: Vec::new(), routes: Vec::new() }
+    }
+}
+
+impl Hostname {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl SysctlKey {
+    /// The dotted name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Secret {
+    /// Wraps a text that must not be shown.
+    pub fn new(text: String) -> Self {
+        Secret(Zeroizing::new(text))
+    }
+
+    /// The text itself. Call it where the text is used, not where it is passed on.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.prefix)
+    }
+}
+
+impl Cidr {
+    /// `0.0.0.0/0`.
+    pub const DEFAULT_V4: Cidr = Cidr { addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix: 0 };
+}

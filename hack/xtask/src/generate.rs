@@ -1,0 +1,59 @@
+//! Generates `api/src/gen/` from the `.proto` files, or tells whether it is stale.
+//! No protoc is needed: protox compiles the files in this process.
+
+use anyhow::{Context, Result, bail};
+use prost::Message as _;
+use std::{collections::BTreeMap, fs, path::Path};
+
+const PROTOS: [&str; 4] = [
+    "keelson/v1/machine.proto",
+    "keelson/v1/resource.proto",
+    "keelson/init/v1/init.proto",
+    "keelson/internal/v1/apid.proto",
+];
+
+/// Writes the generated files, or with `check` only compares them.
+pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
+    let wanted = generate(root)?;
+    let dir = root.join("api/src/gen");
+    if check {
+        let stale: Vec<_> = wanted
+            .iter()
+            .filter(|(name, bytes)| fs::read(dir.join(name)).ok().as_ref() != Some(bytes))
+            .map(|(name, _)| format!("api/src/gen/{name}"))
+            .collect();
+        if !stale.is_empty() {
+            bail!("{} stale: run `cargo xtask gen`", stale.join(", "));
+        }
+        return Ok(());
+    }
+    fs::create_dir_all(&dir)?;
+    for (name, bytes) in wanted {
+        let path = dir.join(&name);
+        fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The generated files by name: Rust sources and the descriptor set.
+fn generate(root: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let protos = root.join("api/proto");
+    let set = protox::compile(PROTOS, [&protos]).context("compiling the .proto files")?;
+    let out = tempfile::tempdir()?;
+    tonic_prost_build::configure()
+        .btree_map(".")
+        .client_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
+        .server_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
+        .out_dir(out.path())
+        .compile_fds(set.clone())
+        .context("generating Rust from the .proto files")?;
+    let mut files = BTreeMap::from([("keelson.bin".to_owned(), set.encode_to_vec())]);
+    for entry in fs::read_dir(out.path())? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("keelson.") {
+            files.insert(name, fs::read(entry.path())?);
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,13 @@
+//! The fixed list of nouns: the parts of the machine that follow from the config.
+//! A new noun is a file here and a line in `engine.rs`.
+
+pub(crate) mod address;
+pub(crate) mod file;
+pub(crate) mod hostname;
+pub(crate) mod link;
+pub(crate) mod module;
+pub(crate) mod resolver;
+pub(crate) mod route;
+pub(crate) mod sysctl;
+pub(crate) mod time;
+pub(crate) mod volume;
