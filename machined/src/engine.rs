@@ -1,6 +1,10 @@
-//! The one task that owns the config and the nouns. Others send it messages
-//! through a [`Handle`] and read what it publishes.
+//! The one task that owns the config and what follows from it. Others send it
+//! messages through a [`Handle`] and read what it publishes.
 
+mod handle;
+mod views;
+
+pub(crate) use handle::{Applied, Apply, Error, Handle, Power};
 use std::sync::Arc;
 use tokio::sync::Notify;
 

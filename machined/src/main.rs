@@ -4,8 +4,14 @@
 #![allow(dead_code)] // until every part is wired up
 
 mod engine;
+mod events;
+mod facts;
+mod identity;
+mod kmsg;
+mod logs;
 mod noun;
 mod nouns;
 mod resource;
+mod store;
 
 fn main() {}

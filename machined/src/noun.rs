@@ -13,10 +13,13 @@ pub(crate) trait Noun: Send + 'static {
     /// What it reads from the machine.
     type Have: Send;
     /// One missing step. `Display` says it in words: "set vm.max_map_count to 262144".
-    type Step: fmt::Display + Send;
+    type Step: fmt::Display + Send + Sync;
 
     /// Reads the machine. Never trusts that an earlier look still holds.
-    fn observe(&mut self, want: &Machine) -> impl Future<Output = anyhow::Result<Self::Have>> + Send;
+    fn observe(
+        &mut self,
+        want: &Machine,
+    ) -> impl Future<Output = anyhow::Result<Self::Have>> + Send;
 
     /// Says which steps are missing. No input or output; the noun's own table of
     /// leases or the like may be read.
@@ -65,7 +68,11 @@ impl<N: Noun> Reconcile for N {
     fn dry_run<'a>(&'a mut self, want: &'a Machine) -> Boxed<'a, anyhow::Result<Vec<String>>> {
         Box::pin(async move {
             let have = self.observe(want).await?;
-            Ok(self.plan(&have, want).iter().map(ToString::to_string).collect())
+            Ok(self
+                .plan(&have, want)
+                .iter()
+                .map(ToString::to_string)
+                .collect())
         })
     }
 
@@ -87,7 +94,11 @@ impl<N: Noun> Reconcile for N {
                     Err(error) => pass.failed.push((step.to_string(), error)),
                 }
             }
-            let after = if steps.is_empty() { Ok(have) } else { self.observe(want).await };
+            let after = if steps.is_empty() {
+                Ok(have)
+            } else {
+                self.observe(want).await
+            };
             match after {
                 Ok(have) => {
                     let mut resources = self.publish(&have, want);

@@ -101,7 +101,10 @@ struct Inner {
 impl Store {
     /// An empty store.
     pub(crate) fn new() -> Self {
-        Store { inner: Mutex::default(), changes: broadcast::channel(1024).0 }
+        Store {
+            inner: Mutex::default(),
+            changes: broadcast::channel(1024).0,
+        }
     }
 
     /// Replaces every resource of a kind. What says the same as before keeps its
@@ -120,7 +123,11 @@ impl Store {
             *version += 1;
             resource.version = *version;
             resource.updated = SystemTime::now();
-            let change = if before.is_some() { Change::Updated } else { Change::Added };
+            let change = if before.is_some() {
+                Change::Updated
+            } else {
+                Change::Added
+            };
             self.send(change(resource.clone()));
             new.insert(resource.name.clone(), resource);
         }
@@ -133,7 +140,11 @@ impl Store {
     /// All resources of a kind, sorted by name.
     pub(crate) fn list(&self, kind: &str) -> Vec<Resource> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.kinds.get(kind).map(|all| all.values().cloned().collect()).unwrap_or_default()
+        inner
+            .kinds
+            .get(kind)
+            .map(|all| all.values().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// One resource.

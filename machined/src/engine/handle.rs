@@ -1,0 +1,227 @@
+//! What the rest of machined may ask of the engine: messages to the task that
+//! owns the state, and views of what is published. Cheap to clone; holds no state.
+
+use crate::{
+    events::Events, facts::Facts, identity::Credentials, kmsg, logs, resource::Store, store::Stored,
+};
+use bytes::Bytes;
+use futures_util::Stream;
+use keelson_api::v1;
+use std::{io, path::PathBuf, sync::Arc};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Asks the engine. Every clone speaks to the same engine.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What is published: read without asking.
+pub(crate) struct Shared {
+    /// What the machine and its image are.
+    pub facts: Facts,
+    /// The resources of every noun.
+    pub resources: Arc<Store>,
+    /// What happens.
+    pub events: Arc<Events>,
+    /// The stored config; `None` in maintenance.
+    pub config: watch::Receiver<Option<Arc<Stored>>>,
+    /// The services, sorted by name.
+    pub services: watch::Receiver<Arc<Vec<v1::Service>>>,
+    /// The health checks, in the order to show them.
+    pub health: watch::Receiver<Arc<Vec<v1::HealthCheck>>>,
+    /// What apid serves with; `None` until it is made.
+    pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    /// The machine's stable identity, 32 hexadecimal digits; empty until it is known.
+    pub machine_id: watch::Receiver<String>,
+}
+
+/// Why the engine did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The config has errors; nothing was changed. gRPC: INVALID_ARGUMENT.
+    #[error("the config has {} error(s)", .0.iter().filter(|d| d.severity() == v1::diagnostic::Severity::Error).count())]
+    InvalidConfig(Vec<v1::Diagnostic>),
+    /// The request makes no sense. gRPC: INVALID_ARGUMENT.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// The machine is not in the state for it. gRPC: FAILED_PRECONDITION.
+    #[error("{0}")]
+    FailedPrecondition(String),
+    /// No such thing. gRPC: NOT_FOUND.
+    #[error("{0}")]
+    NotFound(String),
+    /// Not now; the same call may work later. gRPC: UNAVAILABLE.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Something broke on the machine. gRPC: INTERNAL.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// A config to apply.
+#[derive(Debug)]
+pub(crate) struct Apply {
+    /// The config as written.
+    pub config: Bytes,
+    /// The name of its file on the caller's side; for diagnostics.
+    pub file_name: String,
+    /// Who brings it: the subject of the client's certificate, or where it was found.
+    pub source: String,
+    /// Only tell what would happen.
+    pub dry_run: bool,
+    /// Refuse if a config is stored already: the rule of maintenance mode.
+    pub only_first: bool,
+}
+
+/// What came of an [`Apply`].
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// Warnings. A config with errors is [`Error::InvalidConfig`] instead.
+    pub diagnostics: Vec<v1::Diagnostic>,
+    /// The steps that are taken, or would be.
+    pub steps: Vec<v1::PlannedStep>,
+    /// The generation it was stored under; 0 in a dry run.
+    pub generation: u64,
+}
+
+/// How to end the machine's run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Power {
+    /// Start it again.
+    Reboot,
+    /// Switch it off.
+    Off,
+}
+
+/// A message to the task that owns the state.
+pub(super) enum Command {
+    /// Validate, store, and make it so.
+    Apply(Apply, Reply<Applied>),
+    /// Stop a service in order and start it again.
+    Restart(String, Reply<()>),
+    /// End the machine's run.
+    Power {
+        action: Power,
+        force: bool,
+        source: String,
+        reply: Reply<()>,
+    },
+}
+
+/// Where the answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+impl Handle {
+    /// Validates a config and, unless it is a dry run, stores it and makes the
+    /// machine match. Answers within seconds: steps are taken after the answer.
+    pub(crate) async fn apply(&self, apply: Apply) -> Result<Applied, Error> {
+        self.ask(|reply| Command::Apply(apply, reply)).await
+    }
+
+    /// Begins to stop a service in order and to start it again.
+    pub(crate) async fn restart_service(&self, name: String) -> Result<(), Error> {
+        self.ask(|reply| Command::Restart(name, reply)).await
+    }
+
+    /// Begins the end of the machine's run. `source` is who asks.
+    pub(crate) async fn power(
+        &self,
+        action: Power,
+        force: bool,
+        source: String,
+    ) -> Result<(), Error> {
+        self.ask(|reply| Command::Power {
+            action,
+            force,
+            source,
+            reply,
+        })
+        .await
+    }
+
+    /// What the machine and its image are.
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.shared.facts
+    }
+
+    /// The machine's stable identity; empty until it is known.
+    pub(crate) fn machine_id(&self) -> String {
+        self.shared.machine_id.borrow().clone()
+    }
+
+    /// The resources of every noun.
+    pub(crate) fn resources(&self) -> &Arc<Store> {
+        &self.shared.resources
+    }
+
+    /// The stored config; `None` in maintenance.
+    pub(crate) fn config(&self) -> Option<Arc<Stored>> {
+        self.shared.config.borrow().clone()
+    }
+
+    /// The stored config, and every later one.
+    pub(crate) fn watch_config(&self) -> watch::Receiver<Option<Arc<Stored>>> {
+        self.shared.config.clone()
+    }
+
+    /// The services, sorted by name.
+    pub(crate) fn services(&self) -> Arc<Vec<v1::Service>> {
+        self.shared.services.borrow().clone()
+    }
+
+    /// The health checks, and every change of them.
+    pub(crate) fn health(&self) -> watch::Receiver<Arc<Vec<v1::HealthCheck>>> {
+        self.shared.health.clone()
+    }
+
+    /// What apid serves with, and every change of it. Secret.
+    pub(crate) fn credentials(&self) -> watch::Receiver<Option<Arc<Credentials>>> {
+        self.shared.credentials.clone()
+    }
+
+    /// Events from now on, or with `replay` from the oldest that is kept.
+    pub(crate) fn events(&self, replay: bool) -> impl Stream<Item = v1::Event> + Send + use<> {
+        self.shared.events.follow(replay)
+    }
+
+    /// The cluster administrator's kubeconfig, its server rewritten: to the machine's
+    /// own first address and port 6443 if none is given.
+    pub(crate) async fn kubeconfig(&self, server: Option<&str>) -> Result<Vec<u8>, Error> {
+        super::views::kubeconfig(&self.shared, server).await
+    }
+
+    /// A service's log: the last `tail` lines (all that is kept if `None`), then, with
+    /// `follow`, what is written later.
+    pub(crate) fn logs(
+        &self,
+        service: &str,
+        tail: Option<u32>,
+        follow: bool,
+    ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>, Error> {
+        Ok(logs::read(self.log_file(service)?, tail, follow))
+    }
+
+    /// The kernel's log from its oldest record, then, with `follow`, what comes later.
+    pub(crate) fn dmesg(
+        &self,
+        follow: bool,
+    ) -> Result<impl Stream<Item = io::Result<kmsg::Record>> + Send + use<>, Error> {
+        kmsg::read(follow).map_err(|error| Error::Internal(format!("opening /dev/kmsg: {error}")))
+    }
+
+    fn log_file(&self, service: &str) -> Result<PathBuf, Error> {
+        super::views::log_file(&self.shared, service)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Error::Unavailable("machined is stopping".into());
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
