@@ -1,1 +1,7 @@
-//! placeholder
+//! System calls that rustix and nix lack, and the kernel's odder interfaces, behind
+//! plain Rust types. The only crate where `unsafe` is allowed: each block says why
+//! it is sound, and no raw pointer or file descriptor leaves this crate. It holds no
+//! policy: what to load, start or kill is decided elsewhere.
+#![allow(unsafe_code)]
+
+pub mod module;
