@@ -160,7 +160,7 @@ pub mod power {
 /// What init sends.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Message {
-    #[prost(oneof = "message::Body", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "message::Body", tags = "1, 2, 3, 4, 5")]
     pub body: ::core::option::Option<message::Body>,
 }
 /// Nested message and enum types in `Message`.
@@ -175,9 +175,12 @@ pub mod message {
         Notify(super::Notify),
         #[prost(message, tag = "4")]
         Restarted(super::Restarted),
+        #[prost(message, tag = "5")]
+        PowerKey(super::PowerKey),
     }
 }
-/// The answer to one request.
+/// The answer to one request; or, with the id 0 and all services in it, the word
+/// that events were dropped because machined did not read them.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Response {
     /// The request's id.
@@ -235,6 +238,9 @@ pub struct Process {
     pub cgroup: ::prost::alloc::string::String,
     #[prost(string, tag = "8")]
     pub log_file: ::prost::alloc::string::String,
+    /// How it ended the last time, if it ever did.
+    #[prost(message, optional, tag = "9")]
+    pub last: ::core::option::Option<Exited>,
 }
 /// A service's main process ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -276,4 +282,12 @@ pub struct Restarted {
     /// What ended the one before.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
+}
+/// A person asked at the machine itself (Ctrl-Alt-Del, the power button). machined
+/// answers with an orderly Power request; if it does not within a minute, or is not
+/// there, init ends the machine's run by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PowerKey {
+    #[prost(enumeration = "power::Action", tag = "1")]
+    pub action: i32,
 }
