@@ -1,0 +1,221 @@
+//! `MachineService`: each method is a question to the engine.
+
+use super::caller;
+use crate::engine::{Apply, Error, Handle, Power};
+use futures_util::{Stream, StreamExt as _, stream};
+use keelson_api::v1::{self, health_check::State, machine_service_server::MachineService};
+use std::{io, pin::Pin, sync::Arc};
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+
+/// Answers for the machine.
+pub(super) struct Machine(pub(super) Handle);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl MachineService for Machine {
+    type LogsStream = Answers<v1::LogsResponse>;
+    type DmesgStream = Answers<v1::DmesgResponse>;
+    type HealthStream = Answers<v1::HealthResponse>;
+    type EventsStream = Answers<v1::Event>;
+
+    async fn version(
+        &self,
+        _: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::VersionResponse>, Status> {
+        let facts = self.0.facts();
+        let (orchestrator_name, orchestrator_version) = facts
+            .release
+            .orchestrator
+            .as_ref()
+            .map(|it| (it.name.clone(), it.version.clone()))
+            .unwrap_or_default();
+        Ok(Response::new(v1::VersionResponse {
+            version: facts.release.version.clone(),
+            arch: facts.release.arch.clone(),
+            kernel: facts.kernel.clone(),
+            root_hash: facts.root_hash.clone(),
+            orchestrator_name,
+            orchestrator_version,
+            maintenance: self.0.config().is_none(),
+            machine_id: self.0.machine_id(),
+        }))
+    }
+
+    async fn apply_config(
+        &self,
+        request: Request<v1::ApplyConfigRequest>,
+    ) -> Result<Response<v1::ApplyConfigResponse>, Status> {
+        let source = caller::source(&request);
+        let only_first = caller::is_maintenance(&request);
+        let v1::ApplyConfigRequest {
+            config,
+            dry_run,
+            file_name,
+        } = request.into_inner();
+        let apply = Apply {
+            config: config.into(),
+            file_name,
+            source,
+            dry_run,
+            only_first,
+        };
+        match self.0.apply(apply).await {
+            Ok(applied) => Ok(Response::new(v1::ApplyConfigResponse {
+                diagnostics: applied.diagnostics,
+                steps: applied.steps,
+                generation: applied.generation,
+            })),
+            // The errors are the answer: a status has no room for their places.
+            Err(Error::InvalidConfig(diagnostics)) => Ok(Response::new(v1::ApplyConfigResponse {
+                diagnostics,
+                ..Default::default()
+            })),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn get_config(
+        &self,
+        request: Request<v1::GetConfigRequest>,
+    ) -> Result<Response<v1::GetConfigResponse>, Status> {
+        let show_secrets = request.get_ref().show_secrets;
+        if show_secrets && !caller::is_admin(&request) {
+            return Err(Status::permission_denied(
+                "secrets are shown to the role os:admin only",
+            ));
+        }
+        let stored = self.0.config().ok_or_else(|| {
+            Status::failed_precondition("this machine waits for its first config")
+        })?;
+        let config = if show_secrets {
+            stored.bytes.to_vec()
+        } else {
+            keelson_config::redact(&stored.bytes)
+        };
+        Ok(Response::new(v1::GetConfigResponse {
+            config,
+            generation: stored.generation,
+            applied: Some(stored.applied.into()),
+            source: stored.source.clone(),
+        }))
+    }
+
+    async fn list_services(
+        &self,
+        _: Request<v1::ListServicesRequest>,
+    ) -> Result<Response<v1::ListServicesResponse>, Status> {
+        Ok(Response::new(v1::ListServicesResponse {
+            services: self.0.services().to_vec(),
+        }))
+    }
+
+    async fn restart_service(
+        &self,
+        request: Request<v1::RestartServiceRequest>,
+    ) -> Result<Response<v1::RestartServiceResponse>, Status> {
+        self.0.restart_service(request.into_inner().name).await?;
+        Ok(Response::new(v1::RestartServiceResponse {}))
+    }
+
+    async fn logs(
+        &self,
+        request: Request<v1::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        let v1::LogsRequest {
+            service,
+            tail_lines,
+            follow,
+        } = request.into_inner();
+        let tail = (tail_lines != 0).then_some(tail_lines);
+        let pieces = self.0.logs(&service, tail, follow)?;
+        let answers = pieces.map(move |piece| match piece {
+            Ok(data) => Ok(v1::LogsResponse { data: data.into() }),
+            Err(error) => Err(unreadable(&format!("the log of {service}"), &error)),
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn dmesg(
+        &self,
+        request: Request<v1::DmesgRequest>,
+    ) -> Result<Response<Self::DmesgStream>, Status> {
+        let records = self.0.dmesg(request.into_inner().follow)?;
+        let answers = records.map(|record| {
+            let record = record.map_err(|error| unreadable("the kernel's log", &error))?;
+            Ok(v1::DmesgResponse {
+                sequence: record.sequence,
+                timestamp_us: record.timestamp_us,
+                priority: record.priority,
+                message: record.message,
+            })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn kubeconfig(
+        &self,
+        request: Request<v1::KubeconfigRequest>,
+    ) -> Result<Response<v1::KubeconfigResponse>, Status> {
+        let server = request.into_inner().server;
+        let server = (!server.is_empty()).then_some(server);
+        let kubeconfig = self.0.kubeconfig(server.as_deref()).await?;
+        Ok(Response::new(v1::KubeconfigResponse { kubeconfig }))
+    }
+
+    async fn reboot(
+        &self,
+        request: Request<v1::RebootRequest>,
+    ) -> Result<Response<v1::RebootResponse>, Status> {
+        let source = caller::source(&request);
+        self.0
+            .power(Power::Reboot, request.get_ref().force, source)
+            .await?;
+        Ok(Response::new(v1::RebootResponse {}))
+    }
+
+    async fn shutdown(
+        &self,
+        request: Request<v1::ShutdownRequest>,
+    ) -> Result<Response<v1::ShutdownResponse>, Status> {
+        let source = caller::source(&request);
+        self.0
+            .power(Power::Off, request.get_ref().force, source)
+            .await?;
+        Ok(Response::new(v1::ShutdownResponse {}))
+    }
+
+    async fn health(
+        &self,
+        request: Request<v1::HealthRequest>,
+    ) -> Result<Response<Self::HealthStream>, Status> {
+        let health = self.0.health();
+        let answers: Self::HealthStream = if request.into_inner().watch {
+            Box::pin(WatchStream::new(health).map(|checks| Ok(summary(&checks))))
+        } else {
+            let now = summary(&health.borrow());
+            Box::pin(stream::once(async move { Ok(now) }))
+        };
+        Ok(Response::new(answers))
+    }
+
+    async fn events(
+        &self,
+        request: Request<v1::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        let events = self.0.events(request.into_inner().replay);
+        Ok(Response::new(Box::pin(events.map(Ok))))
+    }
+}
+
+fn summary(checks: &Arc<Vec<v1::HealthCheck>>) -> v1::HealthResponse {
+    v1::HealthResponse {
+        healthy: !checks.is_empty() && checks.iter().all(|check| check.state() == State::Healthy),
+        checks: checks.to_vec(),
+    }
+}
+
+fn unreadable(what: &str, error: &io::Error) -> Status {
+    Status::internal(format!("reading {what}: {error}"))
+}
