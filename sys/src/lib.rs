@@ -4,4 +4,5 @@
 //! policy: what to load, start or kill is decided elsewhere.
 #![allow(unsafe_code)]
 
+pub mod inherit;
 pub mod module;
