@@ -4,5 +4,9 @@
 //! policy: what to load, start or kill is decided elsewhere.
 #![allow(unsafe_code)]
 
+pub mod dm;
 pub mod inherit;
 pub mod module;
+pub mod packet;
+pub mod spawn;
+pub mod wait;
