@@ -1,0 +1,184 @@
+//! The first role: from the initramfs to the verified root. In order: mounts, command
+//! line, modules, the root's partition, dm-verity, EROFS, the boot record, and then
+//! this program again, out of the root. It never writes to a disk.
+
+mod loader;
+mod modules;
+mod root;
+mod switch;
+
+use crate::{clock, console, mount};
+use keelson_disk::{cmdline, verity};
+use keelson_sys::dm;
+use root::{Candidate, Search};
+use rustix::mount::MountFlags;
+use std::{convert::Infallible, fs, io, path::Path, time::Duration};
+use thiserror::Error;
+
+/// Where the root is mounted before it becomes the root.
+const NEW_ROOT: &str = "/sysroot";
+
+/// The program that becomes PID 1 in the root.
+const PROGRAM: &str = "/usr/bin/init";
+
+/// How long disks may take to appear.
+const PATIENCE: clock::Ms = 60_000;
+
+/// How long the search sleeps between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the machine does not boot; each says what to do.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The kernel's own filesystems are missing.
+    #[error("{0}; the kernel lacks what this image needs")]
+    Mount(#[from] mount::Error),
+    /// The command line could not be read.
+    #[error("cannot read /proc/cmdline")]
+    ReadCommandLine(#[source] io::Error),
+    /// The command line does not say which root.
+    #[error("{0}; boot an unchanged Keelson image")]
+    CommandLine(#[from] cmdline::Error),
+    /// No disk holds the root.
+    #[error(
+        "no disk holds the root partition {uuid} (disks seen: {disks}); check that the disk is attached and its driver is in the image"
+    )]
+    NoRoot {
+        /// The partition's UUID.
+        uuid: String,
+        /// What was looked at.
+        disks: String,
+    },
+    /// dm-verity refused.
+    #[error(
+        "cannot open the root {device} through dm-verity; if it is damaged, install again: {}",
+        console::chain(source)
+    )]
+    Verity {
+        /// The partition.
+        device: String,
+        /// Why.
+        #[source]
+        source: dm::Error,
+    },
+    /// The root could not be mounted.
+    #[error("cannot mount the root {device}; install again if this does not go away")]
+    Root {
+        /// The mapped device.
+        device: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The root could not be entered.
+    #[error("cannot {what}; the image is incomplete")]
+    Switch {
+        /// What was being done.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Boots; it comes back only to say why not.
+pub fn run() -> Result<Infallible, Error> {
+    mount::first()?;
+    let text = fs::read_to_string("/proc/cmdline").map_err(Error::ReadCommandLine)?;
+    let options = cmdline::Options::parse(&text)?;
+    let mut modules = modules::Modules::open(options.debug);
+    modules.load_fixed();
+    if Path::new("/sys/firmware/efi").exists() {
+        mount::efivars()?;
+    }
+    let found = search(&options, &mut modules)?;
+    let device = found.node.to_string_lossy().into_owned();
+    let target = dm::Target {
+        sectors: options.root.sectors(),
+        kind: "verity".into(),
+        params: options.root.table(&device),
+    };
+    let mapped = dm::create_read_only("keelson-root", &target).map_err(|source| Error::Verity {
+        device: device.clone(),
+        source,
+    })?;
+    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
+    fs::create_dir_all(NEW_ROOT)
+        .and_then(|()| {
+            Ok(rustix::mount::mount(
+                &mapped, NEW_ROOT, "erofs", flags, None,
+            )?)
+        })
+        .map_err(|source| Error::Root {
+            device: mapped.display().to_string(),
+            source,
+        })?;
+    let hash = verity::hex(&options.root.root_hash);
+    console::log(
+        console::Level::Info,
+        &format!("root {hash} on {device} is open after {} ms", clock::now()),
+    );
+    record(&found, &hash, &mapped).map_err(|source| Error::Switch {
+        what: "write the boot record",
+        source,
+    })?;
+    switch::run(NEW_ROOT, PROGRAM)
+}
+
+/// Waits for the root's partition, loading modules for what appears meanwhile.
+fn search(options: &cmdline::Options, modules: &mut modules::Modules) -> Result<Candidate, Error> {
+    let mut search = Search::new(options.root.root_hash, loader::partition());
+    let deadline = clock::now() + PATIENCE;
+    loop {
+        modules.load_for_devices();
+        let time = clock::now();
+        if let Some(found) = search.look(time) {
+            return Ok(found);
+        }
+        if time >= deadline {
+            return Err(Error::NoRoot {
+                uuid: search.uuid().to_string(),
+                disks: search.seen(),
+            });
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Tells the second role and machined what was booted from.
+fn record(found: &Candidate, hash: &str, mapped: &Path) -> io::Result<()> {
+    fs::create_dir_all("/run/keelson")?;
+    fs::write(
+        "/run/keelson/boot.json",
+        boot_json(&found.disk, &found.node, hash, mapped),
+    )
+}
+
+/// The boot record. Device paths hold nothing that JSON would want escaped; what did
+/// would be shown as a question mark.
+fn boot_json(disk: &Path, slot: &Path, hash: &str, mapped: &Path) -> String {
+    let plain = |path: &Path| path.to_string_lossy().replace(['"', '\\'], "?");
+    format!(
+        "{{\"disk\":\"{}\",\"slot\":\"{}\",\"rootHash\":\"{hash}\",\"dm\":\"{}\"}}\n",
+        plain(disk),
+        plain(slot),
+        plain(mapped)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_boot_record_is_one_line_of_json() {
+        let text = boot_json(
+            Path::new("/dev/vda"),
+            Path::new("/dev/vda3"),
+            "00ff",
+            Path::new("/dev/dm-0"),
+        );
+        assert_eq!(
+            text,
+            "{\"disk\":\"/dev/vda\",\"slot\":\"/dev/vda3\",\"rootHash\":\"00ff\",\"dm\":\"/dev/dm-0\"}\n"
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! The second role: PID 1 of the running machine. It prepares what every process needs
+//! and then supervises until the run ends. What there is to run stands here.
+
+use crate::{
+    cgroup::{ROOT, Tree},
+    console::{self, Level},
+    mount, power,
+    service::Backoff,
+    supervise::{MACHINED, Setup, Speakers, Supervisor},
+};
+use keelson_api::init as pb;
+use rustix::{
+    fs::Mode,
+    system::{RebootCommand, reboot},
+};
+use std::{convert::Infallible, io};
+use thiserror::Error;
+
+/// Where notify sockets are made.
+const NOTIFY_DIR: &str = "/run/keelson/notify";
+
+/// The directories that PID 1 makes, and their modes.
+const DIRECTORIES: [(&str, u32); 4] = [
+    ("/run/keelson", 0o755),
+    (NOTIFY_DIR, 0o711),
+    ("/run/log", 0o755),
+    ("/run/etc", 0o755),
+];
+
+/// The user that apid runs as; it stands in the image's /etc/passwd.
+const APID: pb::User = pb::User { uid: 100, gid: 100 };
+
+/// Why the machine cannot be run.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A filesystem is missing.
+    #[error("{0}; the kernel lacks what this image needs")]
+    Mount(#[from] mount::Error),
+    /// A directory could not be made.
+    #[error("cannot make {path}")]
+    Directory {
+        /// The directory.
+        path: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The tree of control groups could not be made.
+    #[error("cannot prepare control groups in {ROOT}")]
+    Cgroups(#[source] io::Error),
+    /// The loop failed.
+    #[error("cannot supervise")]
+    Supervise(#[source] io::Error),
+}
+
+/// Runs the machine; it comes back only to say why it cannot.
+pub fn run() -> Result<Infallible, Error> {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    mount::second()?;
+    for (path, mode) in DIRECTORIES {
+        make(path, mode).map_err(|source| Error::Directory { path, source })?;
+    }
+    let cgroups = Tree::new(ROOT);
+    for (controller, error) in cgroups.prepare().map_err(Error::Cgroups)? {
+        console::log(
+            Level::Warning,
+            &format!("control group controller {controller}: {error}"),
+        );
+    }
+    // Ctrl-Alt-Del is a signal to PID 1 from now on, and no reset.
+    if let Err(errno) = reboot(RebootCommand::CadOff) {
+        console::log(
+            Level::Warning,
+            &format!("Ctrl-Alt-Del stays a reset: {errno}"),
+        );
+    }
+    let mut supervisor = Supervisor::new(Setup {
+        cgroups,
+        log_roots: vec!["/var/log".into(), "/run/log".into()],
+        notify_dir: NOTIFY_DIR.into(),
+        speakers: Speakers::Cgroup,
+        kept: kept(),
+    })
+    .map_err(Error::Supervise)?;
+    let ending = supervisor.run().map_err(Error::Supervise)?;
+    power::end(&ending)
+}
+
+fn make(path: &str, mode: u32) -> io::Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    Ok(rustix::fs::chmod(path, Mode::from_raw_mode(mode))?)
+}
+
+/// What PID 1 runs by itself. Only machined's death in a loop is the machine's: without
+/// it nothing can be changed or repaired. Without apid the node works on unseen.
+fn kept() -> Vec<(pb::Start, Backoff)> {
+    let backoff = Backoff {
+        first: 100,
+        longest: 10_000,
+        steady: 60_000,
+        crash_loop: None,
+    };
+    let service = |name: &str, oom_score_adj| pb::Start {
+        name: name.to_owned(),
+        argv: vec![format!("/usr/bin/{name}")],
+        env: [("PATH".to_owned(), "/usr/bin:/usr/sbin".to_owned())].into(),
+        cgroup: format!("system/{name}"),
+        limits: Some(pb::Limits {
+            open_files: 65_536,
+            oom_score_adj,
+            ..Default::default()
+        }),
+        log_file: format!("/run/log/{name}.log"),
+        notify: true,
+        ..Default::default()
+    };
+    let apid = pb::Start {
+        user: Some(APID),
+        sandbox: Some(pb::Sandbox { unprivileged: true }),
+        ..service("apid", -900)
+    };
+    vec![
+        (
+            service(MACHINED, -950),
+            Backoff {
+                crash_loop: Some((10, 120_000)),
+                ..backoff.clone()
+            },
+        ),
+        (apid, backoff),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Spec;
+
+    #[test]
+    fn what_is_kept_is_valid() {
+        let roots = ["/var/log".into(), "/run/log".into()];
+        for (start, _) in kept() {
+            Spec::check(start, &roots).unwrap();
+        }
+    }
+}

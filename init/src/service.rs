@@ -1,0 +1,629 @@
+//! One service as a state machine: inputs and time go in, what to do comes out. Pure:
+//! it starts, signals and tells nobody by itself.
+//!
+//!     Down ──Started──> Up ──Stop──> Stopping ──(grace over)──> Stopping, killed
+//!      ^                 │                │
+//!      └──Exited (Once)──┴────────────────┤
+//!     Waiting <──Exited (Always)──────────┘
+//!        └──(delay over)──> Spawn ──Started──> Up, or ──Failed──> Waiting
+
+use crate::clock::Ms;
+use std::collections::VecDeque;
+
+/// Whether init starts a service again by itself, and how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// It is started when machined says so, and not again.
+    Once,
+    /// It always runs.
+    Always(Backoff),
+}
+
+/// How a kept service is started again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The delay after the first death.
+    pub first: Ms,
+    /// The longest delay.
+    pub longest: Ms,
+    /// A life this long sets the delay back.
+    pub steady: Ms,
+    /// More deaths than these within the span are a crash loop; nothing means that it
+    /// never is one.
+    pub crash_loop: Option<(usize, Ms)>,
+}
+
+/// How a main process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The process.
+    pub pid: i32,
+    /// Its exit code, or -1.
+    pub code: i32,
+    /// The signal that ended it, or 0.
+    pub signal: i32,
+}
+
+impl Exit {
+    /// The end in words.
+    pub fn reason(&self) -> String {
+        match self.signal {
+            0 => format!("it exited with {}", self.code),
+            signal => format!("signal {signal} ended it"),
+        }
+    }
+}
+
+/// A running main process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    /// The process.
+    pub pid: i32,
+    /// When it was started.
+    pub since: Ms,
+    /// Whether it has said READY=1.
+    pub ready: bool,
+    /// What it said last as STATUS=.
+    pub status: String,
+}
+
+/// Where a service is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It does not run.
+    Down,
+    /// It runs.
+    Up(Life),
+    /// It runs and was told to end.
+    Stopping {
+        /// Its process.
+        life: Life,
+        /// When it is killed; nothing once it was.
+        kill_at: Option<Ms>,
+        /// Kill what is left in the cgroup afterwards.
+        kill_cgroup: bool,
+    },
+    /// It does not run and will be started.
+    Waiting {
+        /// When.
+        until: Ms,
+    },
+}
+
+/// What happens to a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Its process was started.
+    Started {
+        /// The process.
+        pid: i32,
+    },
+    /// Its process could not be started.
+    Failed(String),
+    /// Its main process ended.
+    Exited(Exit),
+    /// It shall stop.
+    Stop {
+        /// The signal to the main process.
+        signal: i32,
+        /// How long it may take.
+        grace: Ms,
+        /// Kill what is left in its cgroup afterwards.
+        kill_cgroup: bool,
+    },
+    /// It said something on its notify socket.
+    Notified {
+        /// READY=1 was among it.
+        ready: bool,
+        /// STATUS=, if it was among it.
+        status: Option<String>,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Start the process, and answer with `Started` or `Failed`.
+    Spawn,
+    /// Send the signal to this process.
+    Signal {
+        /// The main process, not yet collected.
+        pid: i32,
+        /// The signal.
+        signal: i32,
+    },
+    /// Kill all in the cgroup.
+    KillCgroup,
+    /// Tell machined that it ended.
+    Exited(Exit),
+    /// Tell machined what it said.
+    Notify {
+        /// The main process.
+        pid: i32,
+        /// It became ready.
+        ready: bool,
+        /// Its new status, if it has one.
+        status: Option<String>,
+    },
+    /// Tell machined that it was started again.
+    Restarted {
+        /// The new process.
+        pid: i32,
+        /// What ended the one before.
+        reason: String,
+    },
+    /// It dies again and again: the machine must be started again.
+    CrashLoop(String),
+    /// The input makes no sense now; why.
+    Denied(&'static str),
+}
+
+/// A service: its state and its history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Where it is.
+    pub state: State,
+    /// How often it was started again by init.
+    pub restarts: u32,
+    /// How it ended the last time.
+    pub last: Option<Exit>,
+    keep: Keep,
+    delay: Ms,
+    deaths: VecDeque<Ms>,
+    /// Why it ended, until it is started again.
+    reason: Option<String>,
+}
+
+impl Service {
+    /// A service that does not run yet; a kept one will at the first tick.
+    pub fn new(keep: Keep) -> Self {
+        let (state, delay) = match &keep {
+            Keep::Once => (State::Down, 0),
+            Keep::Always(backoff) => (State::Waiting { until: 0 }, backoff.first),
+        };
+        Self {
+            state,
+            keep,
+            delay,
+            restarts: 0,
+            last: None,
+            deaths: VecDeque::new(),
+            reason: None,
+        }
+    }
+
+    /// The main process, if it runs.
+    pub fn life(&self) -> Option<&Life> {
+        match &self.state {
+            State::Up(life) | State::Stopping { life, .. } => Some(life),
+            State::Down | State::Waiting { .. } => None,
+        }
+    }
+
+    /// Whether init keeps it running by itself.
+    pub fn is_kept(&self) -> bool {
+        matches!(self.keep, Keep::Always(_))
+    }
+
+    /// When `Tick` will do something.
+    pub fn deadline(&self) -> Option<Ms> {
+        match self.state {
+            State::Stopping { kill_at, .. } => kill_at,
+            State::Waiting { until } => Some(until),
+            State::Down | State::Up(_) => None,
+        }
+    }
+
+    /// Takes one input at a time.
+    pub fn handle(&mut self, now: Ms, input: Input) -> Vec<Output> {
+        match input {
+            Input::Started { pid } => self.started(now, pid),
+            Input::Failed(reason) => self.failed(now, reason),
+            Input::Exited(exit) => self.exited(now, exit),
+            Input::Stop {
+                signal,
+                grace,
+                kill_cgroup,
+            } => self.stop(signal, now.saturating_add(grace), kill_cgroup),
+            Input::Notified { ready, status } => self.notified(ready, status),
+            Input::Tick => self.tick(now),
+        }
+    }
+
+    fn started(&mut self, now: Ms, pid: i32) -> Vec<Output> {
+        if self.life().is_some() {
+            return vec![Output::Denied("it runs already")];
+        }
+        self.state = State::Up(Life {
+            pid,
+            since: now,
+            ..Life::default()
+        });
+        match self.reason.take() {
+            Some(reason) if self.is_kept() => {
+                self.restarts = self.restarts.saturating_add(1);
+                vec![Output::Restarted { pid, reason }]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn failed(&mut self, now: Ms, reason: String) -> Vec<Output> {
+        match self.life() {
+            Some(_) => vec![Output::Denied("it runs already")],
+            None => self.died(now, 0, reason),
+        }
+    }
+
+    fn exited(&mut self, now: Ms, exit: Exit) -> Vec<Output> {
+        let state = std::mem::replace(&mut self.state, State::Down);
+        let (life, asked, kill_cgroup) = match state {
+            State::Up(life) => (life, false, false),
+            State::Stopping {
+                life, kill_cgroup, ..
+            } => (life, true, kill_cgroup),
+            State::Down | State::Waiting { .. } => {
+                self.state = state;
+                return vec![Output::Denied("it does not run")];
+            }
+        };
+        self.last = Some(exit);
+        let mut outputs = vec![Output::Exited(exit)];
+        if kill_cgroup {
+            outputs.insert(0, Output::KillCgroup);
+        }
+        match &self.keep {
+            Keep::Once => {}
+            // Being stopped is no death: it is how a kept service is restarted.
+            Keep::Always(backoff) if asked => {
+                self.state = State::Waiting {
+                    until: now.saturating_add(backoff.first),
+                };
+                self.reason = Some("it was told to stop".to_owned());
+            }
+            Keep::Always(_) => {
+                let lived = now.saturating_sub(life.since);
+                outputs.extend(self.died(now, lived, exit.reason()));
+            }
+        }
+        outputs
+    }
+
+    /// A kept service is gone without having been told.
+    fn died(&mut self, now: Ms, lived: Ms, reason: String) -> Vec<Output> {
+        let Keep::Always(backoff) = &self.keep else {
+            self.state = State::Down;
+            return vec![];
+        };
+        if lived >= backoff.steady {
+            self.delay = backoff.first;
+        }
+        self.state = State::Waiting {
+            until: now.saturating_add(self.delay),
+        };
+        self.delay = self.delay.saturating_mul(2).min(backoff.longest);
+        let mut outputs = vec![];
+        if let Some((most, span)) = backoff.crash_loop {
+            self.deaths.push_back(now);
+            while self
+                .deaths
+                .front()
+                .is_some_and(|&at| now.saturating_sub(at) > span)
+            {
+                self.deaths.pop_front();
+            }
+            if self.deaths.len() > most {
+                outputs.push(Output::CrashLoop(format!(
+                    "it died {} times in {} seconds, the last time because {reason}",
+                    self.deaths.len(),
+                    span / 1000
+                )));
+                self.deaths.clear();
+            }
+        }
+        self.reason = Some(reason);
+        outputs
+    }
+
+    fn stop(&mut self, signal: i32, kill_at: Ms, kill: bool) -> Vec<Output> {
+        let state = std::mem::replace(&mut self.state, State::Down);
+        let (life, kill_at, kill_cgroup) = match state {
+            State::Up(life) => (life, Some(kill_at), kill),
+            // Asked again: the earlier end holds, and a kill is not taken back.
+            State::Stopping {
+                life,
+                kill_at: earlier,
+                kill_cgroup,
+            } => (life, earlier.map(|at| at.min(kill_at)), kill_cgroup || kill),
+            State::Down | State::Waiting { .. } => {
+                self.state = state;
+                return vec![Output::Denied("it does not run")];
+            }
+        };
+        let pid = life.pid;
+        self.state = State::Stopping {
+            life,
+            kill_at,
+            kill_cgroup,
+        };
+        vec![Output::Signal { pid, signal }]
+    }
+
+    fn notified(&mut self, ready: bool, status: Option<String>) -> Vec<Output> {
+        let (State::Up(life) | State::Stopping { life, .. }) = &mut self.state else {
+            return vec![Output::Denied("it does not run")];
+        };
+        let ready = ready && !life.ready;
+        let status = status.filter(|status| *status != life.status);
+        if !ready && status.is_none() {
+            return vec![];
+        }
+        life.ready |= ready;
+        if let Some(status) = &status {
+            life.status.clone_from(status);
+        }
+        vec![Output::Notify {
+            pid: life.pid,
+            ready,
+            status,
+        }]
+    }
+
+    fn tick(&mut self, now: Ms) -> Vec<Output> {
+        match &mut self.state {
+            State::Waiting { until } if *until <= now => vec![Output::Spawn],
+            State::Stopping { life, kill_at, .. } if kill_at.is_some_and(|at| at <= now) => {
+                *kill_at = None;
+                vec![
+                    Output::KillCgroup,
+                    Output::Signal {
+                        pid: life.pid,
+                        signal: 9,
+                    },
+                ]
+            }
+            _ => vec![],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn kept() -> Service {
+        Service::new(Keep::Always(Backoff {
+            first: 100,
+            longest: 10_000,
+            steady: 60_000,
+            crash_loop: Some((10, 120_000)),
+        }))
+    }
+
+    fn exit(pid: i32) -> Exit {
+        Exit {
+            pid,
+            code: 1,
+            signal: 0,
+        }
+    }
+
+    /// Dies at once whenever it is started, until it loops; the delays it was given.
+    fn die(service: &mut Service, mut now: Ms, most: usize) -> (Vec<Ms>, bool) {
+        let mut delays = vec![];
+        for pid in 1..=most {
+            service.handle(now, Input::Started { pid: pid as i32 });
+            let outputs = service.handle(now, Input::Exited(exit(pid as i32)));
+            if outputs
+                .iter()
+                .any(|output| matches!(output, Output::CrashLoop(_)))
+            {
+                return (delays, true);
+            }
+            let until = service.deadline().unwrap();
+            delays.push(until - now);
+            now = until;
+            assert_eq!(service.handle(now, Input::Tick), [Output::Spawn]);
+        }
+        (delays, false)
+    }
+
+    #[test]
+    fn delays_double_up_to_the_longest() {
+        let (delays, looped) = die(&mut kept(), 0, 9);
+        assert_eq!(
+            delays,
+            [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]
+        );
+        assert!(!looped);
+    }
+
+    #[test]
+    fn ten_deaths_are_borne_and_the_eleventh_is_a_loop() {
+        let (delays, looped) = die(&mut kept(), 0, 20);
+        assert_eq!(delays.len(), 10);
+        assert!(looped);
+    }
+
+    #[test]
+    fn a_steady_life_sets_the_delay_back() {
+        let mut service = kept();
+        die(&mut service, 0, 5);
+        service.handle(10_000, Input::Started { pid: 9 });
+        service.handle(80_000, Input::Exited(exit(9)));
+        assert_eq!(service.deadline(), Some(80_100));
+    }
+
+    #[test]
+    fn a_program_that_cannot_start_is_a_death_too() {
+        let mut service = kept();
+        let mut now = 0;
+        for _ in 0..10 {
+            assert_eq!(service.handle(now, Input::Tick), [Output::Spawn]);
+            assert_eq!(
+                service.handle(now, Input::Failed("no such file".into())),
+                []
+            );
+            now = service.deadline().unwrap();
+        }
+        let outputs = service.handle(now, Input::Failed("no such file".into()));
+        assert!(matches!(&outputs[..], [Output::CrashLoop(why)] if why.contains("no such file")));
+    }
+
+    #[test]
+    fn stop_signals_then_kills_then_cleans_the_cgroup() {
+        let mut service = Service::new(Keep::Once);
+        service.handle(0, Input::Started { pid: 7 });
+        let stop = Input::Stop {
+            signal: 15,
+            grace: 500,
+            kill_cgroup: true,
+        };
+        assert_eq!(
+            service.handle(10, stop),
+            [Output::Signal { pid: 7, signal: 15 }]
+        );
+        assert_eq!(service.handle(509, Input::Tick), []);
+        assert_eq!(
+            service.handle(510, Input::Tick),
+            [Output::KillCgroup, Output::Signal { pid: 7, signal: 9 }]
+        );
+        assert_eq!(service.deadline(), None);
+        let end = Exit {
+            pid: 7,
+            code: -1,
+            signal: 9,
+        };
+        assert_eq!(
+            service.handle(511, Input::Exited(end)),
+            [Output::KillCgroup, Output::Exited(end)]
+        );
+        assert_eq!(service.state, State::Down);
+    }
+
+    #[test]
+    fn asking_twice_keeps_the_earlier_end() {
+        let mut service = Service::new(Keep::Once);
+        service.handle(0, Input::Started { pid: 7 });
+        service.handle(
+            0,
+            Input::Stop {
+                signal: 15,
+                grace: 500,
+                kill_cgroup: false,
+            },
+        );
+        service.handle(
+            0,
+            Input::Stop {
+                signal: 15,
+                grace: 9000,
+                kill_cgroup: true,
+            },
+        );
+        assert_eq!(service.deadline(), Some(500));
+        service.handle(
+            1,
+            Input::Stop {
+                signal: 2,
+                grace: 9,
+                kill_cgroup: false,
+            },
+        );
+        assert_eq!(service.deadline(), Some(10));
+    }
+
+    #[test]
+    fn a_kept_service_that_is_stopped_comes_back_without_a_death() {
+        let mut service = kept();
+        for pid in 1..50 {
+            service.handle(0, Input::Started { pid });
+            service.handle(
+                0,
+                Input::Stop {
+                    signal: 15,
+                    grace: 0,
+                    kill_cgroup: false,
+                },
+            );
+            assert_eq!(
+                service.handle(0, Input::Exited(exit(pid))),
+                [Output::Exited(exit(pid))]
+            );
+            assert_eq!(service.deadline(), Some(100));
+        }
+        let outputs = service.handle(100, Input::Started { pid: 99 });
+        assert!(matches!(outputs[..], [Output::Restarted { pid: 99, .. }]));
+        assert_eq!(service.restarts, 49);
+    }
+
+    #[test]
+    fn saying_the_same_again_is_no_news() {
+        let mut service = Service::new(Keep::Once);
+        service.handle(0, Input::Started { pid: 7 });
+        let say = Input::Notified {
+            ready: true,
+            status: Some("up".into()),
+        };
+        assert_eq!(service.handle(1, say.clone()).len(), 1);
+        assert_eq!(service.handle(2, say), []);
+    }
+
+    fn input() -> impl Strategy<Value = Input> {
+        prop_oneof![
+            (1..5i32).prop_map(|pid| Input::Started { pid }),
+            Just(Input::Failed("why".into())),
+            (1..5i32).prop_map(|pid| Input::Exited(exit(pid))),
+            (0..3000u64, any::<bool>()).prop_map(|(grace, kill_cgroup)| Input::Stop {
+                signal: 15,
+                grace,
+                kill_cgroup
+            }),
+            (any::<bool>(), proptest::option::of("[ab]"))
+                .prop_map(|(ready, status)| Input::Notified { ready, status }),
+            Just(Input::Tick),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: it never panics, never has two lives,
+        /// tells of an end exactly once per life, and a kept one always has a future.
+        #[test]
+        fn any_history_is_answered(
+            history in proptest::collection::vec((0..5000u64, input()), 0..80),
+            keep in any::<bool>(),
+        ) {
+            let mut service = if keep { kept() } else { Service::new(Keep::Once) };
+            let (mut now, mut lives, mut ends) = (0, 0, 0);
+            for (step, input) in history {
+                now += step;
+                let before = service.life().cloned();
+                let outputs = service.handle(now, input.clone());
+                ends += outputs.iter().filter(|output| matches!(output, Output::Exited(_))).count();
+                if before.is_none() && service.life().is_some() {
+                    lives += 1;
+                }
+                for output in &outputs {
+                    if let Output::Signal { pid, .. } = output {
+                        prop_assert_eq!(Some(*pid), before.as_ref().map(|life| life.pid));
+                    }
+                    if *output == Output::Spawn {
+                        prop_assert!(keep && before.is_none());
+                    }
+                }
+                if let Some(before) = before
+                    && !matches!(input, Input::Exited(_))
+                {
+                    prop_assert_eq!(service.life().map(|life| life.pid), Some(before.pid));
+                }
+                if keep && service.life().is_none() {
+                    prop_assert!(service.deadline().is_some());
+                }
+            }
+            prop_assert_eq!(lives, ends + usize::from(service.life().is_some()));
+        }
+    }
+}

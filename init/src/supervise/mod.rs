@@ -1,0 +1,628 @@
+//! The second role's loop: it starts and stops services, collects whatever ended, hears
+//! notify sockets, and speaks the init protocol with machined. One thread, one poll(2);
+//! nothing in here waits for anybody but the kernel.
+//!
+//! machined may be away, slow or started again at any time. Services do not notice:
+//! their output goes to files, their grace timers run here, and what happened in the
+//! meantime the next machined learns from List. What it was not told before it died is
+//! dropped with its socket.
+
+mod outbox;
+mod table;
+
+use crate::{
+    cgroup::Tree,
+    clock::{self, Ms, now},
+    console::{self, Level},
+    notify,
+    protocol::{self, Spec},
+    service::{Backoff, Exit, Input, Output},
+};
+use keelson_api::{INIT_DATAGRAM, init as pb};
+use keelson_sys::{
+    packet::{self, Received, Sent},
+    spawn::{self, Program},
+    wait,
+};
+use nix::sys::{
+    signal::{SigSet, Signal, kill},
+    signalfd::{SfdFlags, SignalFd},
+};
+use outbox::Outbox;
+use prost::Message as _;
+use rustix::event::{PollFd, PollFlags};
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+pub use table::MACHINED;
+use table::{Entry, Table};
+
+/// How many children are collected, or datagrams read, before others get their turn.
+const BATCH: usize = 512;
+
+/// How long machined may take over a key that was pressed at the machine. An orderly
+/// end drains and stops pods first.
+const POWER_KEY_PATIENCE: Ms = 5 * 60 * 1000;
+
+/// The longest datagram on a notify socket.
+const NOTIFY_LIMIT: usize = 4096;
+
+/// Who may speak on a service's notify socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speakers {
+    /// The main process and those in its control group.
+    Cgroup,
+    /// The main process only.
+    Main,
+}
+
+/// Where everything is, and what is kept running.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The tree of control groups.
+    pub cgroups: Tree,
+    /// The directories that may hold log files.
+    pub log_roots: Vec<PathBuf>,
+    /// Where notify sockets are made.
+    pub notify_dir: PathBuf,
+    /// Who may speak on them.
+    pub speakers: Speakers,
+    /// What init starts by itself; the one named `machined` gets the socket.
+    pub kept: Vec<(pb::Start, Backoff)>,
+}
+
+/// Why the machine's run ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// What to do then.
+    pub action: pb::power::Action,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// This end of the pair with machined.
+struct Link {
+    fd: OwnedFd,
+    outbox: Outbox,
+}
+
+/// The supervisor.
+pub struct Supervisor {
+    cgroups: Tree,
+    log_roots: Vec<PathBuf>,
+    notify_dir: PathBuf,
+    speakers: Speakers,
+    table: Table,
+    signals: SignalFd,
+    link: Option<Link>,
+    /// When a key press is carried out here if machined did not, and which.
+    power_key: Option<(Ms, Ending)>,
+    ending: Option<Ending>,
+    /// More children may have ended than were collected in one turn.
+    more: bool,
+}
+
+impl Supervisor {
+    /// Blocks the signals that it reads from then on, and starts nothing yet.
+    pub fn new(setup: Setup) -> io::Result<Self> {
+        let mut signals = SigSet::empty();
+        for signal in [
+            Signal::SIGCHLD,
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+            Signal::SIGPIPE,
+            Signal::SIGUSR1,
+            Signal::SIGUSR2,
+            Signal::SIGPWR,
+        ] {
+            signals.add(signal);
+        }
+        signals.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let mut table = Table::default();
+        for (start, backoff) in setup.kept {
+            let spec = Spec::check(start, &setup.log_roots).map_err(io::Error::other)?;
+            table.keep(spec, backoff);
+        }
+        Ok(Self {
+            signals: SignalFd::with_flags(&signals, flags)?,
+            cgroups: setup.cgroups,
+            log_roots: setup.log_roots,
+            notify_dir: setup.notify_dir,
+            speakers: setup.speakers,
+            table,
+            link: None,
+            power_key: None,
+            ending: None,
+            more: true,
+        })
+    }
+
+    /// Runs until the machine shall end.
+    pub fn run(&mut self) -> io::Result<Ending> {
+        loop {
+            self.tick();
+            if let Some(ending) = self.ending.take() {
+                self.flush();
+                return Ok(ending);
+            }
+            self.flush();
+            self.wait()?;
+            self.read_signals()?;
+            self.reap()?;
+            self.hear();
+            self.read_requests();
+        }
+    }
+
+    /// Sleeps until something happens or is due.
+    fn wait(&self) -> io::Result<()> {
+        let due = self
+            .table
+            .deadline()
+            .into_iter()
+            .chain(self.power_key.as_ref().map(|key| key.0));
+        let timeout = match self.more {
+            true => Some(0),
+            false => due.min().map(|at| at.saturating_sub(now())),
+        };
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        if let Some(link) = &self.link {
+            // While machined does not take what it was sent it is not heard either.
+            let flags = if link.outbox.is_empty() {
+                PollFlags::IN
+            } else {
+                PollFlags::OUT
+            };
+            fds.push(PollFd::new(&link.fd, flags));
+        }
+        fds.extend(
+            self.table
+                .sockets()
+                .map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)),
+        );
+        let timeout = timeout.map(clock::timespec);
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn read_signals(&mut self) -> io::Result<()> {
+        while let Some(info) = self.signals.read_signal()? {
+            match i32::try_from(info.ssi_signo).map(Signal::try_from) {
+                // A burst of these is one: how many ended is for `reap` to find out.
+                Ok(Ok(Signal::SIGCHLD)) => self.more = true,
+                Ok(Ok(Signal::SIGINT)) => {
+                    self.key_pressed(pb::power::Action::Reboot, "Ctrl-Alt-Del")
+                }
+                Ok(Ok(Signal::SIGPWR)) => {
+                    self.key_pressed(pb::power::Action::PowerOff, "the power fails")
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A person asked at the machine itself. machined ends things in order, if it can.
+    fn key_pressed(&mut self, action: pb::power::Action, why: &str) {
+        let ending = Ending {
+            action,
+            reason: why.to_owned(),
+        };
+        console::say(&format!("{why}: {}", verb(action)));
+        if self.link.is_none() {
+            self.ending = Some(ending);
+            return;
+        }
+        self.event(pb::message::Body::PowerKey(pb::PowerKey {
+            action: action.into(),
+        }));
+        if self.power_key.is_none() {
+            self.power_key = Some((now() + POWER_KEY_PATIENCE, ending));
+        }
+    }
+
+    /// Does what is due: starts what waited, kills what took too long.
+    fn tick(&mut self) {
+        let time = now();
+        for name in self.table.due(time) {
+            self.input(&name, Input::Tick);
+        }
+        if let Some((at, ending)) = self.power_key.take() {
+            match at <= time {
+                true => self.ending = Some(ending),
+                false => self.power_key = Some((at, ending)),
+            }
+        }
+    }
+
+    /// Collects what has ended. Orphans, which are most, go without a word.
+    fn reap(&mut self) -> io::Result<()> {
+        if !std::mem::take(&mut self.more) {
+            return Ok(());
+        }
+        for _ in 0..BATCH {
+            let exit = match wait::reap() {
+                Ok(Some(exit)) => exit,
+                Ok(None) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(nix::libc::ECHILD) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            if let Some(name) = self.table.with_pid(exit.pid) {
+                let exit = Exit {
+                    pid: exit.pid,
+                    code: exit.code,
+                    signal: exit.signal,
+                };
+                // What it said last is heard before its end is told.
+                self.hear_one(&name);
+                self.input(&name, Input::Exited(exit));
+            }
+        }
+        self.more = true;
+        Ok(())
+    }
+
+    /// Hands an input to a service's state machine and does what comes out.
+    fn input(&mut self, name: &str, input: Input) {
+        let Some(entry) = self.table.get_mut(name) else {
+            return;
+        };
+        let outputs = entry.service.handle(now(), input);
+        for output in outputs {
+            self.output(name, output);
+        }
+    }
+
+    fn output(&mut self, name: &str, output: Output) {
+        let named = || name.to_owned();
+        match output {
+            Output::Spawn => {
+                if let Err(why) = self.start(name) {
+                    console::log(Level::Error, &format!("cannot start {name}: {why}"));
+                    self.input(name, Input::Failed(why));
+                }
+            }
+            Output::Signal { pid, signal } => {
+                // The process is not collected yet, so its id is still its own.
+                if let Ok(signal) = Signal::try_from(signal)
+                    && let Err(errno) = kill(nix::unistd::Pid::from_raw(pid), signal)
+                {
+                    console::log(Level::Warning, &format!("cannot signal {name}: {errno}"));
+                }
+            }
+            Output::KillCgroup => {
+                if let Some(entry) = self.table.get_mut(name)
+                    && let Err(error) = self.cgroups.kill(&entry.spec.cgroup)
+                {
+                    console::log(
+                        Level::Warning,
+                        &format!("cannot kill the group of {name}: {error}"),
+                    );
+                }
+            }
+            Output::Exited(exit) => {
+                console::log(Level::Info, &format!("{name} ended: {}", exit.reason()));
+                if let Some(entry) = self.table.get_mut(name) {
+                    entry.socket = None;
+                }
+                if name == MACHINED {
+                    self.link = None;
+                }
+                self.event(pb::message::Body::Exited(table::exited(name, &exit)));
+            }
+            Output::Notify { pid, ready, status } => {
+                self.event(pb::message::Body::Notify(pb::Notify {
+                    name: named(),
+                    pid: pid.unsigned_abs(),
+                    ready,
+                    status: status.unwrap_or_default(),
+                }));
+            }
+            Output::Restarted { pid, reason } => {
+                console::log(
+                    Level::Warning,
+                    &format!("{name} was started again: {reason}"),
+                );
+                let restarts = self
+                    .table
+                    .get_mut(name)
+                    .map_or(0, |entry| entry.service.restarts);
+                self.event(pb::message::Body::Restarted(pb::Restarted {
+                    name: named(),
+                    pid: pid.unsigned_abs(),
+                    restarts,
+                    reason,
+                }));
+            }
+            Output::CrashLoop(reason) => {
+                let reason = format!("{name} crashes again and again: {reason}");
+                self.ending = Some(Ending {
+                    action: pb::power::Action::Reboot,
+                    reason,
+                });
+            }
+            Output::Denied(why) => console::log(Level::Debug, &format!("{name}: {why}")),
+        }
+    }
+
+    /// Starts a service's process; the error is for a person.
+    fn start(&mut self, name: &str) -> Result<i32, String> {
+        let Some(entry) = self.table.get_mut(name) else {
+            return Err("it is not known".into());
+        };
+        let spec = &entry.spec;
+        let fail = |what: &str, error: io::Error| format!("{what}: {error}");
+        let cgroup = self.cgroups.open(&spec.cgroup).map_err(|error| {
+            fail(
+                &format!("cannot make the control group {}", spec.cgroup),
+                error,
+            )
+        })?;
+        let mut env = spec.env.clone();
+        let mut socket = None;
+        if spec.notify {
+            let path = self.notify_dir.join(name);
+            socket = Some(
+                notify_socket(&path, spec)
+                    .map_err(|error| fail("cannot make its notify socket", error))?,
+            );
+            env.push(variable("NOTIFY_SOCKET", &path.to_string_lossy())?);
+        }
+        let mut pair = None;
+        if name == MACHINED {
+            env.push(variable(
+                "KEELSON_INIT_FD",
+                &spawn::INHERITED_FD.to_string(),
+            )?);
+            pair = Some(packet::pair().map_err(|error| fail("cannot make its socket", error))?);
+        }
+        let pid = spawn::spawn(&Program {
+            argv: &spec.argv,
+            env: &env,
+            directory: &spec.directory,
+            cgroup: Some(cgroup.as_fd()),
+            log: spec.log.as_ref().map(|(log, _)| log),
+            inherit: pair.as_ref().map(|(_, theirs)| theirs.as_fd()),
+            limits: &spec.limits,
+            oom_score_adj: spec.oom_score_adj,
+            identity: spec.identity,
+            unprivileged: spec.unprivileged,
+        })
+        .map_err(|error| console::chain(&error))?;
+        let pid = pid.as_raw_nonzero().get();
+        entry.socket = socket;
+        if let Some((ours, _)) = pair {
+            self.link = Some(Link {
+                fd: ours,
+                outbox: Outbox::default(),
+            });
+        }
+        console::log(Level::Info, &format!("{name} was started as process {pid}"));
+        self.input(name, Input::Started { pid });
+        Ok(pid)
+    }
+
+    /// Reads all notify sockets, each for a bounded time.
+    fn hear(&mut self) {
+        for name in self.table.names_with_socket() {
+            self.hear_one(&name);
+        }
+    }
+
+    fn hear_one(&mut self, name: &str) {
+        for _ in 0..BATCH {
+            let Some(entry) = self.table.get_mut(name) else {
+                return;
+            };
+            let Some(socket) = &entry.socket else { return };
+            let vouched = match packet::receive_vouched(socket, NOTIFY_LIMIT) {
+                Ok(Some(vouched)) => vouched,
+                Ok(None) => return,
+                Err(error) => {
+                    console::log(Level::Warning, &format!("notify socket of {name}: {error}"));
+                    entry.socket = None;
+                    return;
+                }
+            };
+            if may_speak(self.speakers, entry, vouched.pid) {
+                let said = notify::parse(&vouched.bytes);
+                self.input(
+                    name,
+                    Input::Notified {
+                        ready: said.ready,
+                        status: said.status,
+                    },
+                );
+            } else {
+                let pid = vouched.pid;
+                console::log(
+                    Level::Debug,
+                    &format!("process {pid} may not speak for {name}"),
+                );
+            }
+        }
+    }
+
+    /// Reads machined's requests, as long as it takes its answers.
+    fn read_requests(&mut self) {
+        for _ in 0..BATCH {
+            let Some(link) = self.link.as_ref().filter(|link| link.outbox.is_empty()) else {
+                return;
+            };
+            match packet::receive(&link.fd, INIT_DATAGRAM) {
+                Ok(Received::Packet(bytes)) => match pb::Request::decode(&bytes[..]) {
+                    Ok(request) => self.request(request),
+                    Err(error) => self.respond(0, Err(format!("that is no request: {error}"))),
+                },
+                Ok(Received::TooLarge) => {
+                    self.respond(
+                        0,
+                        Err(format!("a request is at most {INIT_DATAGRAM} bytes")),
+                    );
+                }
+                Ok(Received::Empty) => return,
+                Ok(Received::Closed) => return self.disconnect("machined closed its socket"),
+                Err(error) => {
+                    return self.disconnect(&format!("machined's socket failed: {error}"));
+                }
+            }
+            self.flush();
+        }
+    }
+
+    fn request(&mut self, request: pb::Request) {
+        use pb::{request::Body, response::Body as Answer};
+        let result = match request.body {
+            Some(Body::Start(start)) => self.start_new(start).map(|pid| {
+                Some(Answer::Started(pb::Started {
+                    pid: pid.unsigned_abs(),
+                }))
+            }),
+            Some(Body::Stop(stop)) => self.stop(&stop).map(|()| None),
+            Some(Body::List(_)) => Ok(Some(Answer::Services(self.table.list()))),
+            Some(Body::Power(power)) => self.power(power).map(|()| None),
+            None => Err("a request that this init does not know".into()),
+        };
+        self.respond(request.id, result);
+    }
+
+    fn start_new(&mut self, start: pb::Start) -> Result<i32, String> {
+        let spec = Spec::check(start, &self.log_roots).map_err(|refusal| refusal.to_string())?;
+        let name = spec.name.clone();
+        self.table.add(spec)?;
+        self.start(&name)
+    }
+
+    fn stop(&mut self, stop: &pb::Stop) -> Result<(), String> {
+        let (signal, grace, kill_cgroup) =
+            protocol::check_stop(stop).map_err(|refusal| refusal.to_string())?;
+        match self.table.get_mut(&stop.name) {
+            None => return Err(format!("there is no service named {:?}", stop.name)),
+            Some(entry) if entry.service.life().is_none() => {
+                return Err(format!("{} does not run", stop.name));
+            }
+            Some(_) => {}
+        }
+        self.input(
+            &stop.name,
+            Input::Stop {
+                signal,
+                grace,
+                kill_cgroup,
+            },
+        );
+        Ok(())
+    }
+
+    fn power(&mut self, power: pb::Power) -> Result<(), String> {
+        let action = power.action();
+        if action == pb::power::Action::Unspecified {
+            return Err("the action is missing".into());
+        }
+        self.ending = Some(Ending {
+            action,
+            reason: power.reason,
+        });
+        Ok(())
+    }
+
+    fn respond(&mut self, id: u64, result: Result<Option<pb::response::Body>, String>) {
+        if let Some(link) = &mut self.link {
+            link.outbox
+                .response(protocol::response(id, result).encode_to_vec());
+        }
+    }
+
+    fn event(&mut self, body: pb::message::Body) {
+        if let Some(link) = &mut self.link {
+            link.outbox
+                .event(pb::Message { body: Some(body) }.encode_to_vec());
+        }
+    }
+
+    /// Sends what waits, as far as machined takes it.
+    fn flush(&mut self) {
+        loop {
+            let Some(link) = &mut self.link else { return };
+            if link.outbox.take_lost() {
+                let list = pb::response::Body::Services(self.table.list());
+                self.respond(0, Ok(Some(list)));
+                continue;
+            }
+            let Some(bytes) = link.outbox.front() else {
+                return;
+            };
+            match packet::send(&link.fd, bytes) {
+                Ok(Sent::Whole) => link.outbox.pop(),
+                Ok(Sent::Full) => return,
+                Ok(Sent::Closed) => return self.disconnect("machined closed its socket"),
+                Err(error) => {
+                    return self.disconnect(&format!("machined's socket failed: {error}"));
+                }
+            }
+        }
+    }
+
+    /// Without its socket machined can do nothing for the machine: it is ended, if it
+    /// has not ended already, and started again with a new one.
+    fn disconnect(&mut self, why: &str) {
+        console::log(Level::Warning, why);
+        self.link = None;
+        let life = self
+            .table
+            .get_mut(MACHINED)
+            .and_then(|entry| entry.service.life().cloned());
+        if let Some(life) = life {
+            self.output(
+                MACHINED,
+                Output::Signal {
+                    pid: life.pid,
+                    signal: 9,
+                },
+            );
+        }
+    }
+}
+
+/// What an action does, for the console.
+pub fn verb(action: pb::power::Action) -> &'static str {
+    match action {
+        pb::power::Action::PowerOff => "powering off",
+        pb::power::Action::Reboot | pb::power::Action::Unspecified => "rebooting",
+    }
+}
+
+fn variable(name: &str, value: &str) -> Result<CString, String> {
+    CString::new(format!("{name}={value}")).map_err(|_| format!("{name} holds a zero byte"))
+}
+
+/// A fresh socket that only the service's user can reach.
+fn notify_socket(path: &Path, spec: &Spec) -> io::Result<OwnedFd> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = packet::bind_vouched(path)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    if let Some(identity) = spec.identity {
+        std::os::unix::fs::chown(path, Some(identity.uid), Some(identity.gid))?;
+    }
+    Ok(socket)
+}
+
+/// A process that has ended already cannot be told to be a member: it is not heard,
+/// unless it is the main process, which is known by its id.
+fn may_speak(speakers: Speakers, entry: &Entry, pid: i32) -> bool {
+    entry.service.life().is_some_and(|life| life.pid == pid)
+        || speakers == Speakers::Cgroup
+            && std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
+                .is_ok_and(|text| notify::is_member(&text, &entry.spec.cgroup))
+}
