@@ -29,20 +29,6 @@ pub struct Target {
     pub params: String,
 }
 
-impl Target {
-    /// Parses a table line as dmsetup(8) has it: `0 SECTORS KIND PARAMS…`.
-    pub fn parse(line: &str) -> Option<Self> {
-        let mut words = line.trim().splitn(4, ' ');
-        let (start, sectors) = (words.next()?, words.next()?.parse().ok()?);
-        let (kind, params) = (words.next()?, words.next().unwrap_or_default());
-        (start == "0" && !kind.is_empty()).then(|| Self {
-            sectors,
-            kind: kind.into(),
-            params: params.into(),
-        })
-    }
-}
-
 /// Why a device was not mapped.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -194,16 +180,6 @@ fn node((major, minor): (u64, u64)) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_table_line_has_four_parts() {
-        let target = Target::parse("0 80 verity 1 /dev/vda3 /dev/vda3 4096").unwrap();
-        assert_eq!((target.sectors, target.kind.as_str()), (80, "verity"));
-        assert_eq!(target.params, "1 /dev/vda3 /dev/vda3 4096");
-        for bad in ["", "0", "0 x verity", "8 80 verity 1", "0 80"] {
-            assert_eq!(Target::parse(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn requests_are_laid_out_as_the_kernel_reads_them() {
