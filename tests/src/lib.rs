@@ -1,1 +1,19 @@
-//! placeholder
+//! Boots the built image in QEMU and looks at it from outside: the console, the
+//! API, `osctl`. It knows nothing of the programs inside but what a person can
+//! see. The tests themselves are in `tests/tests/`, about ten lines each.
+
+mod accel;
+mod api;
+mod console;
+mod image;
+mod node;
+mod osctl;
+mod vm;
+
+pub use accel::{Accel, accel};
+pub use api::{Identity, connect};
+pub use console::Console;
+pub use image::{Flavor, Image};
+pub use node::Node;
+pub use osctl::{Osctl, Output};
+pub use vm::{BOOT, Guest, Vm, is_slow, overlay};

@@ -1,10 +1,17 @@
 //! The project's own chores: `cargo xtask help` lists them. They run on the
 //! developer's machine only and never end up in an image.
 
+mod build;
+mod check;
+mod demo;
+mod directions;
 mod generate;
+mod step;
+mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use keelson_tests::Flavor;
 use std::path::Path;
 
 /// The project's own chores.
@@ -17,6 +24,22 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Build everything, boot it in QEMU and run a pod on it
+    Demo {
+        /// Shut the machine down through its API at the end
+        #[arg(long)]
+        once: bool,
+    },
+    /// Run every check and every test, the ones that boot machines too
+    Test,
+    /// Check format, lints, dependency directions, generated files, licences and unit tests
+    Check,
+    /// Build an image
+    Image {
+        /// Which orchestrator it carries; k3s becomes kubernetes where it cannot be downloaded
+        #[arg(value_enum, default_value = "k3s")]
+        orchestrator: Choice,
+    },
     /// Generate api/src/gen from the .proto files
     Gen {
         /// Only tell whether the generated files are stale
@@ -25,9 +48,40 @@ enum Command {
     },
 }
 
+/// Which orchestrator an image carries.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Choice {
+    /// The pinned K3s release
+    K3s,
+    /// Real Kubernetes built from Debian's packages, for tests and offline demos
+    Kubernetes,
+    /// A tiny program that only keeps the contract, for tests
+    Standin,
+    /// None
+    None,
+}
+
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()?;
     match Args::parse().command {
+        Command::Demo { once } => demo::run(&root, once),
+        Command::Test => test::run(&root),
+        Command::Check => check::run(&root),
+        Command::Image { orchestrator } => {
+            let built = build::image(
+                &root,
+                match orchestrator {
+                    Choice::K3s => Flavor::K3s,
+                    Choice::Kubernetes => Flavor::Kubernetes,
+                    Choice::Standin => Flavor::Standin,
+                    Choice::None => Flavor::Bare,
+                },
+            )?;
+            println!("{}", built.image.dir().display());
+            Ok(())
+        }
         Command::Gen { check } => generate::run(&root, check),
     }
 }

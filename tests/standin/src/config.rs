@@ -24,6 +24,10 @@ pub(crate) enum Behaviour {
     Spew,
     /// Does not end when it is told to.
     IgnoreTerm,
+    /// Kills machined and apid, ten times each, whenever they run.
+    Assassin,
+    /// Tries to change what must not change and to make many orphans, and says what came of it.
+    Probe,
 }
 
 /// What is read of the config.

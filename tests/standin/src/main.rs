@@ -8,7 +8,9 @@
 //! `/cacerts`, `/readyz` and `/livez` on port 6443, the kubelet's `/healthz` on
 //! port 10248, and SIGTERM.
 
+mod assassin;
 mod config;
+mod probe;
 mod serve;
 
 use anyhow::{Context, Result, bail};
@@ -30,6 +32,7 @@ fn main() -> Result<()> {
     let server = match args.get(1).map(String::as_str) {
         Some("server") => true,
         Some("agent") => false,
+        Some("orphan") => return probe::orphan(),
         Some("--version") => {
             println!("standin version {}", env!("CARGO_PKG_VERSION"));
             return Ok(());
@@ -51,6 +54,11 @@ fn main() -> Result<()> {
         Behaviour::Crash => bail!("told to crash"),
         Behaviour::Hang | Behaviour::NeverReady => {}
         _ => get_ready(&config, server)?,
+    }
+    match config.behaviour {
+        Behaviour::Assassin => drop(thread::spawn(assassin::kill_ten_times)),
+        Behaviour::Probe => drop(thread::spawn(probe::run)),
+        _ => {}
     }
     live(config.behaviour)
 }
@@ -75,9 +83,8 @@ fn live(behaviour: Behaviour) -> Result<()> {
         Behaviour::Hang => Duration::from_secs(3600),
         _ => Duration::from_millis(100),
     };
-    let mut out = std::io::stdout().lock();
     for count in 0u64.. {
-        writeln!(out, "tick {count}")?;
+        writeln!(std::io::stdout(), "tick {count}")?;
         if behaviour == Behaviour::CrashLater && count == 50 {
             bail!("told to crash after five seconds");
         }

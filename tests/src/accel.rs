@@ -1,0 +1,75 @@
+//! Whether this host can run a guest with KVM. A `/dev/kvm` proves nothing: a
+//! nested one may accept a guest and never run it, so a kernel is booted.
+
+use crate::image::target;
+use std::{
+    env, fs,
+    path::Path,
+    process::{Command, Stdio},
+    sync::OnceLock,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// How guests run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// With the hardware's help.
+    Kvm,
+    /// In software: ten to thirty times slower.
+    Tcg,
+}
+
+impl Accel {
+    /// The options for QEMU.
+    pub fn options(self) -> [&'static str; 4] {
+        match self {
+            Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            // QEMU 7.2 gets cmpxchg16b wrong in software: the guest would panic at random.
+            Accel::Tcg => [
+                "-accel",
+                "tcg,thread=multi,tb-size=512",
+                "-cpu",
+                "max,-cx16",
+            ],
+        }
+    }
+}
+
+/// What works here. Probed once; `KEELSON_ACCEL=kvm|tcg` overrides.
+pub fn accel(kernel: &Path) -> Accel {
+    static FOUND: OnceLock<Accel> = OnceLock::new();
+    *FOUND.get_or_init(|| match env::var("KEELSON_ACCEL").as_deref() {
+        Ok("kvm") => Accel::Kvm,
+        Ok("tcg") => Accel::Tcg,
+        _ if Path::new("/dev/kvm").exists() && boots(kernel) => Accel::Kvm,
+        _ => Accel::Tcg,
+    })
+}
+
+/// Boots the kernel with KVM and waits ten seconds for its first line.
+fn boots(kernel: &Path) -> bool {
+    let log = target().join(format!("kvm-probe-{}.log", std::process::id()));
+    let child = Command::new("qemu-system-x86_64")
+        .args(Accel::Kvm.options())
+        .args(["-m", "256", "-nodefaults", "-no-reboot", "-display", "none"])
+        .args(["-append", "console=ttyS0 panic=-1"])
+        .arg("-serial")
+        .arg(format!("file:{}", log.display()))
+        .arg("-kernel")
+        .arg(kernel)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = child else { return false };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut booted = false;
+    while !booted && Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
+        sleep(Duration::from_millis(100));
+        booted = fs::read_to_string(&log).is_ok_and(|text| text.contains("Run /"));
+    }
+    drop(child.kill());
+    drop(child.wait());
+    drop(fs::remove_file(&log));
+    booted
+}

@@ -1,0 +1,135 @@
+//! A guest with an `osctl` beside it: what most tests begin with.
+
+use crate::{Flavor, Guest, Image, Osctl, Vm};
+use anyhow::{Context, Result};
+use std::{fs, thread::sleep, time::Duration};
+
+/// A guest and the person who works on it.
+pub struct Node {
+    /// The guest.
+    pub vm: Vm,
+    /// The person's `osctl`, with `secrets.yaml`, `machine.yaml` and the context
+    /// `admin` where the node is configured.
+    pub osctl: Osctl,
+}
+
+impl Node {
+    /// Boots without a config. Returns the node and the fingerprint on its console.
+    pub fn waiting(name: &str) -> Result<(Node, String)> {
+        let osctl = Osctl::new()?;
+        let vm = Guest::new(&Image::find(Flavor::Standin)?).start(name)?;
+        let node = Node { vm, osctl };
+        node.generate("standin", "good")?;
+        let fingerprint = node.vm.wait_for_maintenance()?;
+        Ok((node, fingerprint))
+    }
+
+    /// Boots with a config that the platform offers, the tiny stand-in told how to
+    /// behave, and waits until the API answers an admin.
+    pub fn configured(name: &str, behaviour: &str) -> Result<Node> {
+        let osctl = Osctl::new()?;
+        generate(&osctl, "standin", behaviour)?;
+        let config = osctl.file("machine.yaml");
+        let vm = Guest::new(&Image::find(Flavor::Standin)?)
+            .config(&config)
+            .start(name)?;
+        let node = Node { vm, osctl };
+        node.context("admin", "os:admin")?;
+        node.wait_for_answer(crate::BOOT)?;
+        Ok(node)
+    }
+
+    /// Writes `secrets.yaml` and `machine.yaml` into the home of `osctl`.
+    pub fn generate(&self, orchestrator: &str, behaviour: &str) -> Result<()> {
+        generate(&self.osctl, orchestrator, behaviour)
+    }
+
+    /// Adds a context with this role and makes it the current one.
+    pub fn context(&self, name: &str, role: &str) -> Result<()> {
+        let endpoint = self.vm.endpoint();
+        self.osctl.ok([
+            "config",
+            "add",
+            name,
+            "--secrets",
+            "secrets.yaml",
+            "--endpoint",
+            &endpoint,
+            "--role",
+            role,
+        ])?;
+        self.osctl.ok(["config", "use", name])?;
+        Ok(())
+    }
+
+    /// Waits until the API answers `osctl version`.
+    pub fn wait_for_answer(&self, limit: Duration) -> Result<()> {
+        let deadline = std::time::Instant::now() + limit;
+        loop {
+            let output = self.osctl.run(["version"])?;
+            if output.code == 0 {
+                return Ok(());
+            }
+            if std::time::Instant::now() > deadline {
+                anyhow::bail!(
+                    "the API does not answer: {}\n{}",
+                    output.stderr.trim(),
+                    self.vm.console().tail(25)
+                );
+            }
+            sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Waits until a service's log contains the text; returns the whole log.
+    pub fn wait_for_log(&self, service: &str, text: &str, limit: Duration) -> Result<String> {
+        let deadline = std::time::Instant::now() + limit;
+        loop {
+            let output = self.osctl.run(["logs", service])?;
+            if output.stdout.contains(text) {
+                return Ok(output.stdout);
+            }
+            if std::time::Instant::now() > deadline {
+                anyhow::bail!(
+                    "{text:?} is not in the log of {service} after {} s; its end: {}{}",
+                    limit.as_secs(),
+                    output
+                        .stdout
+                        .lines()
+                        .rev()
+                        .take(5)
+                        .collect::<Vec<_>>()
+                        .join(" | "),
+                    output.stderr
+                );
+            }
+            sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+fn generate(osctl: &Osctl, orchestrator: &str, behaviour: &str) -> Result<()> {
+    fs::write(
+        osctl.file("patch.yaml"),
+        format!("orchestrator:\n  settings: {{standin: {behaviour}}}\n"),
+    )
+    .context("writing the patch")?;
+    osctl.ok(["gen", "secrets", "--force", "--output", "secrets.yaml"])?;
+    osctl.ok([
+        "gen",
+        "config",
+        "--secrets",
+        "secrets.yaml",
+        "--role",
+        "server",
+        "--hostname",
+        "node-1",
+        "--orchestrator",
+        orchestrator,
+        "--patch",
+        "patch.yaml",
+        "--output",
+        "machine.yaml",
+    ])?;
+    Ok(())
+}

@@ -1,0 +1,348 @@
+//! A guest in QEMU: its disk is an overlay over the built image, its network is
+//! QEMU's own and reaches nothing but the ports that are forwarded on loopback.
+
+use crate::{Accel, Console, Image, accel, image::target};
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{SocketAddr, TcpListener},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// How long a boot may take: the slowest machine in software, under load.
+pub const BOOT: Duration = Duration::from_secs(240);
+
+/// How to start a guest.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    image: Image,
+    memory_mib: u32,
+    cpus: u32,
+    disk_gib: u32,
+    config: Option<PathBuf>,
+    forwards: Vec<u16>,
+    folder: Option<PathBuf>,
+}
+
+impl Guest {
+    /// A guest from this image: two CPUs, 1 GiB, a disk of 12 GiB.
+    pub fn new(image: &Image) -> Guest {
+        Guest {
+            image: image.clone(),
+            memory_mib: 1024,
+            cpus: 2,
+            disk_gib: 12,
+            config: None,
+            forwards: Vec::new(),
+            folder: None,
+        }
+    }
+
+    /// With this much memory.
+    pub fn memory_mib(mut self, memory_mib: u32) -> Guest {
+        self.memory_mib = memory_mib;
+        self
+    }
+
+    /// With a config that the platform offers (QEMU's fw_cfg).
+    pub fn config(mut self, file: &Path) -> Guest {
+        self.config = Some(file.to_owned());
+        self
+    }
+
+    /// With this guest port reachable on a port of loopback, beside the API's.
+    pub fn forward(mut self, port: u16) -> Guest {
+        self.forwards.push(port);
+        self
+    }
+
+    /// With its files in this folder, which outlives the guest.
+    pub fn folder(mut self, folder: &Path) -> Guest {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
+    /// Makes the disk and starts the guest. `name` is for files that are kept.
+    pub fn start(self, name: &str) -> Result<Vm> {
+        let folder = match &self.folder {
+            Some(folder) => {
+                fs::create_dir_all(folder)?;
+                Folder::Kept(folder.clone())
+            }
+            None => Folder::Passing(tempfile::Builder::new().prefix("keelson-vm-").tempdir()?),
+        };
+        let disk = folder.path().join("disk.qcow2");
+        overlay(&self.image.disk(), &disk, self.disk_gib)?;
+        Vm::launch(self, name, folder, disk)
+    }
+
+    /// Starts the guest on a disk that is there already.
+    pub fn start_on(self, name: &str, disk: &Path) -> Result<Vm> {
+        let folder = Folder::Passing(tempfile::Builder::new().prefix("keelson-vm-").tempdir()?);
+        Vm::launch(self, name, folder, disk.to_owned())
+    }
+}
+
+/// A running guest. It ends when this is dropped; its console is kept when a
+/// test that held it panics.
+pub struct Vm {
+    name: String,
+    child: Child,
+    folder: Folder,
+    console: Console,
+    ports: Vec<(u16, u16)>,
+    detached: bool,
+}
+
+enum Folder {
+    Passing(TempDir),
+    Kept(PathBuf),
+}
+
+impl Folder {
+    fn path(&self) -> &Path {
+        match self {
+            Folder::Passing(folder) => folder.path(),
+            Folder::Kept(folder) => folder,
+        }
+    }
+}
+
+impl Vm {
+    fn launch(guest: Guest, name: &str, folder: Folder, disk: PathBuf) -> Result<Vm> {
+        let (code, vars) = firmware()?;
+        let own_vars = folder.path().join("vars.fd");
+        fs::copy(&vars, &own_vars).with_context(|| format!("copying {}", vars.display()))?;
+        let console = Console::new(&folder.path().join("console.log"));
+        fs::write(console.path(), "")?;
+        let mut ports = Vec::new();
+        for port in std::iter::once(keelson_api::PORT).chain(guest.forwards.iter().copied()) {
+            ports.push((port, free_port()?));
+        }
+        let forwards: String = ports
+            .iter()
+            .map(|(guest, host)| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"))
+            .collect();
+        let accel = accel(&guest.image.dir().join("vmlinuz"));
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-name", name, "-machine", "q35"])
+            .args(accel.options())
+            .args([
+                "-m",
+                &guest.memory_mib.to_string(),
+                "-smp",
+                &guest.cpus.to_string(),
+            ])
+            .args(["-nodefaults", "-display", "none", "-no-user-config"])
+            .arg("-drive")
+            .arg(format!(
+                "if=pflash,format=raw,unit=0,readonly=on,file={}",
+                code.display()
+            ))
+            .arg("-drive")
+            .arg(format!(
+                "if=pflash,format=raw,unit=1,file={}",
+                own_vars.display()
+            ))
+            .arg("-drive")
+            .arg(format!(
+                "if=none,id=disk,format=qcow2,cache=unsafe,file={}",
+                disk.display()
+            ))
+            .args(["-device", "virtio-blk-pci,drive=disk,bootindex=0"])
+            .arg("-netdev")
+            .arg(format!("user,id=net,restrict=on{forwards}"))
+            .args(["-device", "virtio-net-pci,netdev=net,romfile="])
+            .args(["-device", "virtio-rng-pci"])
+            .arg("-serial")
+            .arg(format!("file:{}", console.path().display()))
+            .arg("-qmp")
+            .arg(format!(
+                "unix:{},server=on,wait=off",
+                folder.path().join("qmp").display()
+            ));
+        if let Some(config) = &guest.config {
+            command.arg("-fw_cfg").arg(format!(
+                "name=opt/org.keelson/config,file={}",
+                config.display()
+            ));
+        }
+        let errors = fs::File::create(folder.path().join("qemu.log"))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .context("starting qemu-system-x86_64 (package qemu-system-x86)")?;
+        Ok(Vm {
+            name: name.to_owned(),
+            child,
+            folder,
+            console,
+            ports,
+            detached: false,
+        })
+    }
+
+    /// The guest's console.
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// The folder with the guest's files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// QEMU's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where a guest port is reachable.
+    pub fn address(&self, port: u16) -> SocketAddr {
+        let host = self
+            .ports
+            .iter()
+            .find(|(guest, _)| *guest == port)
+            .map_or(0, |(_, host)| *host);
+        SocketAddr::from(([127, 0, 0, 1], host))
+    }
+
+    /// Where the API is reachable, as `osctl` takes it.
+    pub fn endpoint(&self) -> String {
+        self.address(keelson_api::PORT).to_string()
+    }
+
+    /// Waits until the node says that it waits for its config; returns its fingerprint.
+    pub fn wait_for_maintenance(&self) -> Result<String> {
+        let line = self.console.wait_for("--cert-fingerprint", BOOT)?;
+        let fingerprint = line
+            .split_whitespace()
+            .skip_while(|word| *word != "--cert-fingerprint")
+            .nth(1);
+        fingerprint
+            .map(str::to_owned)
+            .with_context(|| format!("no fingerprint in {line:?}"))
+    }
+
+    /// Waits until the guest has powered itself off.
+    pub fn wait_for_exit(&mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "QEMU ended with {status}");
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        bail!(
+            "{} still runs after {}s; the console's end:\n{}",
+            self.name,
+            limit.as_secs(),
+            self.console.tail(25)
+        )
+    }
+
+    /// Cuts the power.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Resets the machine as its button would.
+    pub fn reset(&self) -> Result<()> {
+        self.monitor("system_reset")
+    }
+
+    /// Lets the guest run on after this program ends.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
+    fn monitor(&self, command: &str) -> Result<()> {
+        let mut socket = UnixStream::connect(self.folder.path().join("qmp"))?;
+        let mut lines = BufReader::new(socket.try_clone()?).lines();
+        for execute in ["qmp_capabilities", command] {
+            writeln!(socket, "{{\"execute\":\"{execute}\"}}")?;
+            loop {
+                let line = lines.next().context("QEMU closed its monitor")??;
+                ensure!(
+                    !line.contains("\"error\""),
+                    "QEMU refused {execute}: {line}"
+                );
+                if line.contains("\"return\"") {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        if self.detached {
+            return;
+        }
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if thread::panicking() {
+            let kept = target().join("failed").join(format!("{}.log", self.name));
+            let made = kept.parent().map(fs::create_dir_all);
+            if matches!(made, Some(Ok(()))) && self.console.keep(&kept).is_ok() {
+                eprintln!("the console of {} is kept: {}", self.name, kept.display());
+            }
+        }
+    }
+}
+
+/// Makes a disk that reads through to the image and is this large.
+pub fn overlay(base: &Path, disk: &Path, gib: u32) -> Result<()> {
+    let base = base
+        .canonicalize()
+        .with_context(|| format!("finding {}", base.display()))?;
+    let output = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+        .arg(&base)
+        .arg(disk)
+        .arg(format!("{gib}G"))
+        .output()
+        .context("starting qemu-img (package qemu-utils)")?;
+    ensure!(
+        output.status.success(),
+        "qemu-img: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
+/// UEFI firmware: its code and the template of its variables (package ovmf).
+fn firmware() -> Result<(PathBuf, PathBuf)> {
+    let dir = Path::new("/usr/share/OVMF");
+    let pair = (dir.join("OVMF_CODE_4M.fd"), dir.join("OVMF_VARS_4M.fd"));
+    ensure!(
+        pair.0.exists() && pair.1.exists(),
+        "no UEFI firmware in {}: install the package ovmf",
+        dir.display()
+    );
+    Ok(pair)
+}
+
+/// A port of loopback that is free now.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Whether guests run in software here, so that a person can be told why it takes long.
+pub fn is_slow(image: &Image) -> bool {
+    accel(&image.dir().join("vmlinuz")) == Accel::Tcg
+}
