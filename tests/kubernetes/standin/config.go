@@ -38,11 +38,11 @@ type Config struct {
 	ClusterCIDR      string
 	ServiceCIDR      string
 	ClusterDNS       string
-	Disable          []string
+	Disable          []string // none of what K3s adds is there in the first place
 
 	Kubeconfig        string
 	KubeconfigMode    string
-	ClusterInit       bool
+	ClusterInit       bool // true or not, the datastore is etcd
 	SecretsEncryption bool
 	EmbeddedRegistry  bool
 
@@ -182,10 +182,10 @@ func (c *Config) merge(text []byte) error {
 	return nil
 }
 
-// withoutValues cuts a YAML error down to its first line and to what stands
-// before any quoted text of the document.
+// withoutValues puts a YAML error on one line and cuts it off before the first
+// text that it quotes from the document.
 func withoutValues(err error) string {
-	line := strings.SplitN(err.Error(), "\n", 2)[0]
+	line := strings.Join(strings.Fields(err.Error()), " ")
 	return strings.TrimSpace(strings.SplitN(line, "`", 2)[0])
 }
 

@@ -62,7 +62,6 @@ disabled_plugins = [
   sandbox_image = "docker.io/keelson/pause:1"
   stream_server_address = "127.0.0.1"
   stream_server_port = "10010"
-  disable_apparmor = true
   restrict_oom_score_adj = {{.RestrictOOM}}
 
 [plugins."io.containerd.grpc.v1.cri".containerd]

@@ -54,7 +54,8 @@ func startDatastore(config *Config, certs *serverCerts, parts *parts) error {
 	settings := embed.NewConfig()
 	settings.Name = "default"
 	settings.Dir = dir
-	settings.LCUrls, settings.ACUrls = []url.URL{*client}, []url.URL{*client}
+	// The advertised client address keeps its default: etcd wants a port in it, and nobody asks.
+	settings.LCUrls = []url.URL{*client}
 	settings.LPUrls, settings.APUrls = []url.URL{peer}, []url.URL{peer}
 	settings.InitialCluster = settings.InitialClusterFromName(settings.Name)
 	settings.PeerTLSInfo.CertFile = certs.path("etcd/peer-server-client.crt")

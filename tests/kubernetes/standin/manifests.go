@@ -1,61 +1,39 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
-	"io"
 	"io/ioutil"
+	"os/exec"
 	"path/filepath"
 	"sort"
+	"strings"
 	"time"
-
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/discovery/cached/memory"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/restmapper"
-	"k8s.io/client-go/tools/clientcmd"
 )
 
-const manifestPeriod = 3 * time.Second
+const (
+	manifestPeriod = 3 * time.Second
+	// manifestRetry is longer: each try is a process, and costs an emulated machine a second or two.
+	manifestRetry = 15 * time.Second
+)
 
 // manifestDir applies each file of a directory when the server starts and when
 // its contents change. A file that cannot be applied is tried again; taking
 // one away deletes nothing.
 type manifestDir struct {
-	path    string
-	client  dynamic.Interface
-	mapper  *restmapper.DeferredDiscoveryRESTMapper
-	applied map[string]string // file → hash of what was applied
-	said    map[string]string // file → last error, so that it is said once
+	path       string
+	kubeconfig string
+	files      map[string]manifest
 }
 
-func startManifests(ctx context.Context, kubeconfig, path string) error {
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	if err != nil {
-		return err
-	}
-	client, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	discovery, err := discovery.NewDiscoveryClientForConfig(config)
-	if err != nil {
-		return err
-	}
-	dir := &manifestDir{
-		path:    path,
-		client:  client,
-		mapper:  restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(discovery)),
-		applied: map[string]string{},
-		said:    map[string]string{},
-	}
+// manifest is the last attempt at one file.
+type manifest struct {
+	hash   string
+	failed string
+	at     time.Time
+}
+
+func startManifests(ctx context.Context, kubeconfig, path string) {
+	dir := &manifestDir{path: path, kubeconfig: kubeconfig, files: map[string]manifest{}}
 	go func() {
 		for {
 			dir.sync(ctx)
@@ -66,7 +44,6 @@ func startManifests(ctx context.Context, kubeconfig, path string) error {
 			}
 		}
 	}()
-	return nil
 }
 
 func (d *manifestDir) sync(ctx context.Context) {
@@ -82,72 +59,41 @@ func (d *manifestDir) sync(ctx context.Context) {
 	sort.Strings(files)
 	for _, file := range files {
 		text, err := ioutil.ReadFile(file)
-		hash := hashCA(text)
-		if err == nil && d.applied[file] == hash {
-			continue
-		}
-		if err == nil {
-			err = d.apply(ctx, text)
-		}
-		if err == nil {
-			logf("applied %s", file)
-			d.applied[file] = hash
-			delete(d.said, file)
-		} else if message := err.Error(); d.said[file] != message {
-			logf("manifest %s: %s", file, message)
-			d.said[file] = message
-		}
-	}
-}
-
-// apply sends each document of a file as a server-side apply. The first error
-// is returned after all were tried: later documents may not need earlier ones.
-func (d *manifestDir) apply(ctx context.Context, text []byte) error {
-	var first error
-	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096)
-	for {
-		object := &unstructured.Unstructured{}
-		err := decoder.Decode(object)
-		if err == io.EOF {
-			return first
-		}
 		if err != nil {
-			return fmt.Errorf("not a manifest: %v", err)
-		}
-		if len(object.Object) == 0 {
+			// Gone since it was listed, or not yet readable: the next round sees.
 			continue
 		}
-		if err := d.applyObject(ctx, object); err != nil && first == nil {
-			first = fmt.Errorf("%s %s: %v", object.GetKind(), object.GetName(), err)
+		now := manifest{hash: hashCA(text), at: time.Now()}
+		last := d.files[file]
+		if last.hash == now.hash && (last.failed == "" || now.at.Sub(last.at) < manifestRetry) {
+			continue
+		}
+		now.failed = d.apply(ctx, text)
+		d.files[file] = now
+		switch {
+		case ctx.Err() != nil:
+			return
+		case now.failed == "":
+			logf("applied %s", file)
+		case now.failed != last.failed:
+			logf("manifest %s: %s", file, now.failed)
 		}
 	}
 }
 
-func (d *manifestDir) applyObject(ctx context.Context, object *unstructured.Unstructured) error {
-	kind := object.GroupVersionKind()
-	mapping, err := d.mapper.RESTMapping(kind.GroupKind(), kind.Version)
-	if meta.IsNoMatchError(err) {
-		// A definition in this very file may have brought it.
-		d.mapper.Reset()
-		mapping, err = d.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+// apply gives a file to our own kubectl and returns what went wrong. The
+// server-side apply of this release would do in one request, but knows no
+// default for a service port's protocol.
+func (d *manifestDir) apply(ctx context.Context, text []byte) string {
+	command := exec.CommandContext(ctx, "/proc/self/exe", "kubectl", "--kubeconfig="+d.kubeconfig,
+		"--cache-dir="+runDir+"/kubectl", "apply", "--validate=false", "-f", "-")
+	command.Stdin = strings.NewReader(string(text))
+	var problems strings.Builder
+	command.Stderr = &problems
+	err := command.Run()
+	if err == nil {
+		return ""
 	}
-	if err != nil {
-		return err
-	}
-	var resource dynamic.ResourceInterface = d.client.Resource(mapping.Resource)
-	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
-		namespace := object.GetNamespace()
-		if namespace == "" {
-			namespace = metav1.NamespaceDefault
-		}
-		resource = d.client.Resource(mapping.Resource).Namespace(namespace)
-	}
-	text, err := json.Marshal(object)
-	if err != nil {
-		return err
-	}
-	force := true
-	_, err = resource.Patch(ctx, object.GetName(), types.ApplyPatchType, text,
-		metav1.PatchOptions{FieldManager: programName, Force: &force})
-	return err
+	lines := strings.Split(strings.TrimSpace(problems.String()), "\n")
+	return err.Error() + ": " + lines[len(lines)-1]
 }

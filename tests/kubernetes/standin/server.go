@@ -95,9 +95,7 @@ func startServer(ctx context.Context, config *Config, parts *parts, notify notif
 	if err := writeUserKubeconfig(config, admin); err != nil {
 		return err
 	}
-	if err := startManifests(ctx, adminConfig, manifests); err != nil {
-		return err
-	}
+	startManifests(ctx, adminConfig, manifests)
 	if err := startSnapshots(config); err != nil {
 		return err
 	}
