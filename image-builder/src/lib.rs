@@ -10,6 +10,11 @@
 //!
 //! What is on a disk is the `disk` crate's; this crate only carries it out.
 
+pub mod arch;
+pub mod command;
+pub mod image;
 pub mod inputs;
+pub mod orchestrator;
+pub mod packages;
 pub mod report;
 pub mod rootfs;

@@ -1,12 +1,579 @@
 //! Assembles the root tree and the initramfs tree from packages, the orchestrator's payload,
 //! our own programs and the static files of `rootfs/`.
+//!
+//! ```text
+//! rootfs/packages.yaml ── packages ──> single files, libraries, certificates ─┐
+//! kernel/kernel.yaml ──── modules ───> modules and their index ───────────────┤
+//! rootfs/layout.yaml, rootfs/files/ ── folders, links, static files ──────────┼──> root tree
+//! orchestrator ── payload ────────────────────────────────────────────────────┤
+//! programs ── init, machined, apid ───────────────────────────────────────────┘
+//!                                       allow-list check ──> RootTree, or every violation
+//! ```
 
-use std::path::Path;
+pub mod allow;
+pub(crate) mod elf;
+mod libraries;
+mod modules;
+pub(crate) mod pattern;
+pub(crate) mod recipe;
+pub(crate) mod resolve;
+mod sbom;
+mod take;
+pub(crate) mod tree;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::arch::Arch;
 use crate::inputs::{Inputs, RootTree};
-use crate::report::Report;
+use crate::orchestrator::{self, payload};
+use crate::packages::{self, Archive, Mirror, Package, lock::Lock};
+use crate::report::{Report, Step};
+use modules::{Modules, Selection};
+use sbom::Part;
+use tree::Tree;
+
+/// Our own programs, as `Inputs::programs` holds them.
+const PROGRAMS: [&str; 3] = ["init", "machined", "apid"];
+
+/// The stamp that says from what the trees were assembled.
+const STAMP: &str = "rootfs.json";
 
 /// Builds the trees below `out`, which is kept between builds.
-pub fn assemble(_inputs: &Inputs, _out: &Path, _report: &Report) -> anyhow::Result<RootTree> {
-    anyhow::bail!("the root tree cannot be assembled yet: use `image-builder disk`")
+pub fn assemble(inputs: &Inputs, out: &Path, report: &Report) -> anyhow::Result<RootTree> {
+    assemble_for(Arch::Amd64, inputs, out, report)
+}
+
+/// Builds the trees for an architecture.
+pub fn assemble_for(
+    arch: Arch,
+    inputs: &Inputs,
+    out: &Path,
+    report: &Report,
+) -> anyhow::Result<RootTree> {
+    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let recipes = Recipes::read(&inputs.source)?;
+
+    let step = report.step("packages");
+    let sources = Sources::gather(arch, inputs, &recipes, &step)?;
+    step.done(None);
+
+    let step = report.step("orchestrator");
+    let orchestrator = orchestrator::prepare(inputs, &inputs.cache, &step)?;
+    match &orchestrator {
+        Some(source) => {
+            step.detail(&format!(
+                "{} {}",
+                source.installed.name, source.installed.version
+            ));
+            step.done(None);
+        }
+        None => step.fresh(None),
+    }
+
+    let step = report.step("root tree");
+    let parts = Parts {
+        arch,
+        inputs,
+        recipes: &recipes,
+        sources: &sources,
+        orchestrator: orchestrator.as_ref(),
+    };
+    let fingerprint = parts.fingerprint()?;
+    if let Some(tree) = stamped(out, &fingerprint) {
+        step.fresh(None);
+        return Ok(tree);
+    }
+    let tree = parts.assemble(out, &step)?;
+    let stamp = Stamp { fingerprint, tree };
+    let path = out.join(STAMP);
+    fs::write(&path, serde_json::to_string(&stamp)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    step.done(Some(size(&stamp.tree.root)?));
+    Ok(stamp.tree)
+}
+
+/// Checks a tree (a root that was assembled, or an image unpacked again) against the allow-list
+/// of the source tree at `source`. Every violation is in the error.
+pub fn check(source: &Path, root: &Path) -> anyhow::Result<()> {
+    let list: allow::AllowList = recipe::read(&source.join("rootfs/allow.yaml"))?;
+    let violations = allow::check(root, &list)?;
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = violations.iter().map(|v| format!("  {v}")).collect();
+    bail!(
+        "{} files may not be in the image (rootfs/allow.yaml says what may):\n{}",
+        lines.len(),
+        lines.join("\n")
+    )
+}
+
+/// What a finished tree was made from.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stamp {
+    fingerprint: String,
+    tree: RootTree,
+}
+
+fn stamped(out: &Path, fingerprint: &str) -> Option<RootTree> {
+    let text = fs::read_to_string(out.join(STAMP)).ok()?;
+    let stamp: Stamp = serde_json::from_str(&text).ok()?;
+    (stamp.fingerprint == fingerprint && stamp.tree.root.is_dir()).then_some(stamp.tree)
+}
+
+/// The data folders of the source tree.
+struct Recipes {
+    packages: recipe::Packages,
+    layout: recipe::Layout,
+    kernel: recipe::Kernel,
+    /// Digests of the data files, by path.
+    digest: String,
+}
+
+impl Recipes {
+    fn read(source: &Path) -> anyhow::Result<Recipes> {
+        let mut digest = String::new();
+        for folder in ["kernel", "rootfs"] {
+            let folder = source.join(folder);
+            for path in tree::walk(&folder)? {
+                let full = folder.join(&path);
+                if full.is_file() {
+                    digest.push_str(&format!("{path} {}\n", packages::file_sha256(&full)?));
+                }
+            }
+        }
+        Ok(Recipes {
+            packages: recipe::read(&source.join("rootfs/packages.yaml"))?,
+            layout: recipe::read(&source.join("rootfs/layout.yaml"))?,
+            kernel: recipe::read(&source.join("kernel/kernel.yaml"))?,
+            digest,
+        })
+    }
+}
+
+/// The packages of a build, unpacked.
+struct Sources {
+    /// Everything for the image and the tools for its architecture.
+    folders: BTreeMap<String, PathBuf>,
+    packages: Vec<Package>,
+    kernel_package: String,
+    kernel_release: String,
+    mkfs_erofs: Vec<OsString>,
+}
+
+impl Sources {
+    fn gather(
+        arch: Arch,
+        inputs: &Inputs,
+        recipes: &Recipes,
+        step: &Step<'_>,
+    ) -> anyhow::Result<Sources> {
+        let list = &recipes.packages;
+        let mirror = Mirror::from_environment(&list.release, &list.components);
+        let cache = &inputs.cache;
+        let archive = Archive::open(cache, mirror.clone(), arch, inputs.offline, step)?;
+
+        let meta_name = recipes.kernel.package(inputs.variant, arch)?;
+        let kernel_package = kernel_behind(&archive, meta_name)?;
+        let kernel_release = kernel_package
+            .strip_prefix("linux-image-")
+            .with_context(|| format!("{kernel_package} is an odd name for a kernel package"))?
+            .to_string();
+
+        let taken = list.packages.iter().map(|p| p.name.as_str());
+        let libraries = list.libraries.iter().map(|p| p.name.as_str());
+        let packed = list.tools.iter().filter(|tool| tool.libraries.is_empty());
+        let mut names: Vec<&str> = taken
+            .chain(libraries)
+            .chain(packed.map(|tool| tool.name.as_str()))
+            .collect();
+        names.push(&kernel_package);
+        let mut packages = archive.resolve(&names)?;
+        let folders = archive.unpack(&packages, step)?;
+
+        // Tools run here and now, so they are of the architecture that builds.
+        let host = Arch::host().context("images cannot be built on this architecture")?;
+        let tools = if host == arch {
+            archive
+        } else {
+            Archive::open(cache, mirror, host, inputs.offline, step)?
+        };
+        let mut names = Vec::new();
+        for tool in list.tools.iter().filter(|tool| !tool.libraries.is_empty()) {
+            names.push(tool.name.as_str());
+            names.extend(tool.libraries.iter().map(String::as_str));
+        }
+        let resolved = tools.resolve(&names)?;
+        let tool_folders = tools.unpack(&resolved, step)?;
+        let mkfs_erofs = through_loader(host, &tool_folders, "erofs-utils", "usr/bin/mkfs.erofs")?;
+        packages.extend(resolved);
+        Ok(Sources {
+            folders,
+            packages,
+            kernel_package,
+            kernel_release,
+            mkfs_erofs,
+        })
+    }
+
+    fn folder(&self, package: &str) -> anyhow::Result<&Path> {
+        self.folders
+            .get(package)
+            .map(PathBuf::as_path)
+            .with_context(|| format!("rootfs/packages.yaml does not list {package}"))
+    }
+}
+
+/// The package with the kernel itself, behind the one that always depends on the newest.
+fn kernel_behind(archive: &Archive, meta_name: &str) -> anyhow::Result<String> {
+    let meta = archive.resolve(&[meta_name])?;
+    let depends = meta.first().map_or("", |package| package.depends.as_str());
+    depends
+        .split(',')
+        .filter_map(|part| part.split_whitespace().next())
+        .find(|name| name.starts_with("linux-image-"))
+        .map(String::from)
+        .with_context(|| format!("{meta_name} depends on no kernel: {depends}"))
+}
+
+/// The words that run a program of unpacked packages with exactly their loader and libraries.
+fn through_loader(
+    host: Arch,
+    folders: &BTreeMap<String, PathBuf>,
+    package: &str,
+    program: &str,
+) -> anyhow::Result<Vec<OsString>> {
+    let library = format!("usr/lib/{}", host.triplet());
+    let find = |name: &str| {
+        let folder = folders.get(name).cloned();
+        folder.with_context(|| format!("rootfs/packages.yaml does not list {name}"))
+    };
+    let mut search = OsString::new();
+    for folder in folders.values().map(|folder| folder.join(&library)) {
+        if folder.is_dir() {
+            if !search.is_empty() {
+                search.push(":");
+            }
+            search.push(folder);
+        }
+    }
+    let loader = find("libc6")?.join(&library).join(host.loader());
+    let program = find(package)?.join(program);
+    Ok(vec![
+        loader.into_os_string(),
+        "--library-path".into(),
+        search,
+        program.into_os_string(),
+    ])
+}
+
+/// All that one assembly reads.
+struct Parts<'a> {
+    arch: Arch,
+    inputs: &'a Inputs,
+    recipes: &'a Recipes,
+    sources: &'a Sources,
+    orchestrator: Option<&'a orchestrator::Source>,
+}
+
+impl Parts<'_> {
+    /// A text that changes whenever the trees would.
+    fn fingerprint(&self) -> anyhow::Result<String> {
+        let mut text = format!(
+            "{:?} {:?} {} {}\n{}",
+            self.arch,
+            self.inputs.variant,
+            self.inputs.version,
+            self.inputs.build_time,
+            self.recipes.digest
+        );
+        for package in &self.sources.packages {
+            text.push_str(&format!("{} {}\n", package.name, package.sha256));
+        }
+        for name in PROGRAMS {
+            text.push_str(&format!("{name} {}\n", self.program_digest(name)?));
+        }
+        if let Some(source) = self.orchestrator {
+            text.push_str(&format!("{:?}\n", source.installed));
+        }
+        // A builder that was changed builds again.
+        if let Ok(builder) = std::env::current_exe() {
+            text.push_str(&packages::file_sha256(&builder)?);
+        }
+        Ok(packages::bytes_sha256(text.as_bytes()))
+    }
+
+    fn program(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let path = self.inputs.programs.join(name);
+        if !path.is_file() {
+            bail!(
+                "there is no {name} in {}; build it first, or name the right folder with --programs",
+                self.inputs.programs.display()
+            );
+        }
+        Ok(path)
+    }
+
+    fn program_digest(&self, name: &str) -> anyhow::Result<String> {
+        Ok(packages::file_sha256(&self.program(name)?)?)
+    }
+
+    fn assemble(&self, out: &Path, step: &Step<'_>) -> anyhow::Result<RootTree> {
+        let stamp = out.join(STAMP);
+        if stamp.exists() {
+            fs::remove_file(&stamp)
+                .with_context(|| format!("cannot remove {}", stamp.display()))?;
+        }
+        let root = Tree::create(&out.join("root"))?;
+        step.detail("files");
+        self.lay_out(&root)?;
+        for name in PROGRAMS {
+            root.write(
+                &format!("usr/bin/{name}"),
+                &read(&self.program(name)?)?,
+                0o755,
+            )?;
+        }
+        for package in &self.recipes.packages.packages {
+            let folder = self.sources.folder(&package.name)?;
+            take::take(package, folder, self.arch, &root)?;
+        }
+        let own_path = self.payload(&root)?;
+        step.detail("libraries");
+        let used = self.libraries(&root, &own_path)?;
+        step.detail("kernel modules");
+        let initramfs = Tree::create(&out.join("initramfs"))?;
+        initramfs.write("init", &read(&self.program("init")?)?, 0o755)?;
+        self.modules(&root, &initramfs)?;
+        step.detail("papers");
+        let os_release = self.os_release()?;
+        root.write("usr/lib/os-release", os_release.as_bytes(), 0o644)?;
+        root.write(
+            "usr/lib/keelson/release.json",
+            self.release()?.as_bytes(),
+            0o644,
+        )?;
+        let papers = self.papers(&root, &used, out)?;
+        step.detail("allow-list");
+        check(&self.inputs.source, &root.path(""))?;
+        self.tree(out, os_release, papers)
+    }
+
+    /// Folders, links and static files.
+    fn lay_out(&self, root: &Tree) -> anyhow::Result<()> {
+        for directory in &self.recipes.layout.directories {
+            let mode = u32::from_str_radix(&directory.mode, 8)
+                .with_context(|| format!("rootfs/layout.yaml: {} is no mode", directory.mode))?;
+            root.directory(&directory.path, mode)?;
+        }
+        for link in &self.recipes.layout.links {
+            if recipe::applies(&link.architectures, self.arch) {
+                root.link(&link.path, &link.to)?;
+            }
+        }
+        let files = self.inputs.source.join("rootfs/files");
+        for path in tree::walk(&files)? {
+            let full = files.join(&path);
+            if full.is_file() {
+                root.write(&path, &read(&full)?, 0o644)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The orchestrator's payload; returns where its programs find libraries of its own.
+    fn payload(&self, root: &Tree) -> anyhow::Result<Vec<String>> {
+        let Some(source) = self.orchestrator else {
+            return Ok(Vec::new());
+        };
+        payload::copy(&source.folder, root, orchestrator::FOLDER)?;
+        let search = source.installed.description.env.get("LD_LIBRARY_PATH");
+        Ok(search
+            .into_iter()
+            .flat_map(|search| search.split(':'))
+            .map(|folder| folder.trim_matches('/').to_string())
+            .collect())
+    }
+
+    /// Completes the programs with their libraries; returns the packages that gave something.
+    fn libraries(&self, root: &Tree, own_path: &[String]) -> anyhow::Result<BTreeSet<String>> {
+        let list = &self.recipes.packages;
+        let mut holders = BTreeMap::new();
+        for library in &list.libraries {
+            let folder = self.sources.folder(&library.name)?;
+            holders.insert(library.name.clone(), folder.to_path_buf());
+        }
+        let mut used =
+            libraries::complete(root, self.arch, &holders, orchestrator::FOLDER, own_path)?;
+        let idle: Vec<&str> = holders
+            .keys()
+            .filter(|name| !used.contains(*name))
+            .map(String::as_str)
+            .collect();
+        if !idle.is_empty() {
+            bail!(
+                "nothing in the image needs a library of {}; take it out of rootfs/packages.yaml",
+                idle.join(", ")
+            );
+        }
+        used.extend(list.packages.iter().map(|package| package.name.clone()));
+        used.insert(self.sources.kernel_package.clone());
+        // The boot loader and the stub are on the disk too, if not in this tree.
+        let packed = list.tools.iter().filter(|tool| tool.libraries.is_empty());
+        used.extend(packed.map(|tool| tool.name.clone()));
+        Ok(used)
+    }
+
+    fn modules(&self, root: &Tree, initramfs: &Tree) -> anyhow::Result<()> {
+        let kernel = &self.recipes.kernel;
+        let (variant, arch) = (self.inputs.variant, self.arch);
+        let folder = self.sources.folder(&self.sources.kernel_package)?;
+        let modules = Modules::open(folder, &self.sources.kernel_release)?;
+        let mut seen = Selection::default();
+        for (wanted, tree, lib) in [
+            (kernel.root_modules(variant, arch), root, "usr/lib/modules"),
+            (
+                kernel.initramfs_modules(variant, arch),
+                initramfs,
+                "lib/modules",
+            ),
+        ] {
+            let selection = modules.select(&wanted, &mut seen)?;
+            modules.write(&selection, tree, lib)?;
+        }
+        Ok(())
+    }
+
+    fn os_release(&self) -> anyhow::Result<String> {
+        let path = self.inputs.source.join("rootfs/os-release");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(text
+            .replace("{version}", &self.inputs.version)
+            .replace("{variant}", self.inputs.variant.name())
+            .replace("{build}", &self.inputs.build_time.to_string()))
+    }
+
+    fn release(&self) -> anyhow::Result<String> {
+        let orchestrator = self.orchestrator.map(|source| {
+            serde_json::json!({
+                "name": source.installed.name,
+                "version": source.installed.version,
+                "sha256": source.installed.sha256,
+            })
+        });
+        let release = serde_json::json!({
+            "version": self.inputs.version,
+            "arch": self.arch.name(),
+            "variant": self.inputs.variant.name(),
+            "buildTime": self.inputs.build_time,
+            "kernel": self.sources.kernel_release,
+            "orchestrator": orchestrator,
+        });
+        Ok(serde_json::to_string_pretty(&release)? + "\n")
+    }
+
+    /// The lock beside the image, and the bill of materials both there and in the image.
+    fn papers(
+        &self,
+        root: &Tree,
+        used: &BTreeSet<String>,
+        out: &Path,
+    ) -> anyhow::Result<Vec<PathBuf>> {
+        let release = &self.recipes.packages.release;
+        let lock = Lock::new(release, self.arch, &self.sources.packages);
+        let lock_path = out.join(packages::lock::FILE_NAME);
+        fs::write(&lock_path, lock.text()?)
+            .with_context(|| format!("cannot write {}", lock_path.display()))?;
+
+        let inside: Vec<Package> = lock
+            .packages
+            .iter()
+            .filter(|package| used.contains(&package.name))
+            .cloned()
+            .collect();
+        let part = |name: &str, version: &str, sha256: String| Part {
+            name: name.to_string(),
+            version: version.to_string(),
+            sha256,
+        };
+        let mut programs = Vec::new();
+        for name in PROGRAMS {
+            programs.push(part(name, &self.inputs.version, self.program_digest(name)?));
+        }
+        let orchestrator = self.orchestrator.map(|source| {
+            let installed = &source.installed;
+            part(
+                &installed.name,
+                &installed.version,
+                installed.sha256.clone(),
+            )
+        });
+        let bill = sbom::text(&sbom::Bill {
+            version: &self.inputs.version,
+            build_time: self.inputs.build_time,
+            arch: self.arch,
+            release,
+            packages: &inside,
+            programs: &programs,
+            orchestrator: orchestrator.as_ref(),
+        })?;
+        root.write("usr/share/keelson/sbom.spdx.json", bill.as_bytes(), 0o644)?;
+        let bill_path = out.join("sbom.spdx.json");
+        fs::write(&bill_path, bill)
+            .with_context(|| format!("cannot write {}", bill_path.display()))?;
+        Ok(vec![lock_path, bill_path])
+    }
+
+    fn tree(
+        &self,
+        out: &Path,
+        os_release: String,
+        papers: Vec<PathBuf>,
+    ) -> anyhow::Result<RootTree> {
+        let kernel = self.sources.folder(&self.sources.kernel_package)?;
+        let efi = self
+            .sources
+            .folder("systemd-boot-efi")?
+            .join("usr/lib/systemd/boot/efi");
+        let word = self.arch.efi();
+        Ok(RootTree {
+            root: out.join("root"),
+            initramfs: out.join("initramfs"),
+            kernel: kernel
+                .join("boot")
+                .join(format!("vmlinuz-{}", self.sources.kernel_release)),
+            kernel_release: self.sources.kernel_release.clone(),
+            stub: efi.join(format!("linux{word}.efi.stub")),
+            boot_loader: efi.join(format!("systemd-boot{word}.efi")),
+            mkfs_erofs: self.sources.mkfs_erofs.clone(),
+            os_release,
+            kernel_options: self.recipes.kernel.options(self.arch),
+            version: self.inputs.version.clone(),
+            build_time: self.inputs.build_time,
+            papers,
+        })
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The bytes of all files of a tree.
+fn size(root: &Path) -> anyhow::Result<u64> {
+    let mut total = 0;
+    for path in tree::walk(root)? {
+        let meta = root.join(path).symlink_metadata()?;
+        if meta.is_file() {
+            total += meta.len();
+        }
+    }
+    Ok(total)
 }
