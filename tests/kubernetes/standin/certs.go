@@ -79,7 +79,7 @@ func loadServerCerts(config *Config) (*serverCerts, error) {
 	_, services, _ := net.ParseCIDR(config.ServiceCIDR)
 	apiserverHosts := append([]string{
 		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
-		"localhost", "127.0.0.1", config.NodeName, config.NodeIP, config.AdvertiseAddress,
+		"localhost", "127.0.0.1", config.localAddress(), config.NodeName, config.NodeIP, config.AdvertiseAddress,
 		addressAt(services, 1).String(),
 	}, config.TLSSANs...)
 	for _, leaf := range []struct {

@@ -120,6 +120,7 @@ func readConfig() (*Config, error) {
 		DataDir:           envOr("K3S_DATA_DIR", "/var/lib/rancher/k3s"),
 		Token:             os.Getenv("K3S_TOKEN"),
 		Server:            os.Getenv("K3S_URL"),
+		BindAddress:       "0.0.0.0",
 		Port:              6443,
 		ClusterCIDR:       "10.42.0.0/16",
 		ServiceCIDR:       "10.43.0.0/16",
@@ -283,7 +284,9 @@ func loadConfig(role string) (*Config, error) {
 	if c.AdvertiseAddress == "" {
 		c.AdvertiseAddress = c.NodeIP
 	}
-	for key, address := range map[string]string{"node-ip": c.NodeIP, "advertise-address": c.AdvertiseAddress} {
+	for key, address := range map[string]string{
+		"node-ip": c.NodeIP, "advertise-address": c.AdvertiseAddress, "bind-address": c.BindAddress,
+	} {
 		if ip := net.ParseIP(address); ip == nil || ip.To4() == nil {
 			return nil, fmt.Errorf("%s: want one IPv4 address", key)
 		}
@@ -309,6 +312,14 @@ func loadConfig(role string) (*Config, error) {
 		return nil, fmt.Errorf("server: %s has no second server, only agents join", programName)
 	}
 	return c, nil
+}
+
+// localAddress is where this machine reaches its own apiserver.
+func (c *Config) localAddress() string {
+	if c.BindAddress == "0.0.0.0" {
+		return "127.0.0.1"
+	}
+	return c.BindAddress
 }
 
 // componentFlags turns K3s's "name=value" lists into flags.

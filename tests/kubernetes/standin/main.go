@@ -124,11 +124,8 @@ func prepareProcess() error {
 	if err != nil {
 		return err
 	}
-	path := os.Getenv("PATH")
-	if path == "" {
-		path = "/usr/sbin:/usr/bin:/sbin:/bin"
-	}
-	os.Setenv("PATH", filepath.Join(payload, "bin")+":"+path)
+	// Our own programs first; iptables and mount are the system's.
+	os.Setenv("PATH", filepath.Join(payload, "bin")+":/usr/sbin:/usr/bin:/sbin:/bin")
 	// runc, which containerd's shim starts, is the only program that needs it.
 	os.Setenv("LD_LIBRARY_PATH", filepath.Join(payload, "lib"))
 	return nil

@@ -63,7 +63,7 @@ func (d *manifestDir) sync(ctx context.Context) {
 			// Gone since it was listed, or not yet readable: the next round sees.
 			continue
 		}
-		now := manifest{hash: hashCA(text), at: time.Now()}
+		now := manifest{hash: sha256Hex(text), at: time.Now()}
 		last := d.files[file]
 		if last.hash == now.hash && (last.failed == "" || now.at.Sub(last.at) < manifestRetry) {
 			continue

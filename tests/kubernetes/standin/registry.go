@@ -73,7 +73,7 @@ func openRegistry(config *Config) (*registry, error) {
 // admit checks a node's password, or enters a new node, and returns its share
 // of the pod network.
 func (r *registry) admit(name, password string) (string, error) {
-	hash := hashCA([]byte(password))
+	hash := sha256Hex([]byte(password))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if node, known := r.nodes[name]; known {

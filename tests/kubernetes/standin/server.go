@@ -39,7 +39,7 @@ func startServer(ctx context.Context, config *Config, parts *parts, notify notif
 		return err
 	}
 
-	url := "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(config.Port))
+	url := "https://" + net.JoinHostPort(config.localAddress(), strconv.Itoa(config.Port))
 	admin := credentials{server: url, ca: certs.path("server-ca.crt"), client: certs.path("client-admin")}
 	adminConfig := filepath.Join(config.DataDir, "server/cred/admin.kubeconfig")
 	if err := admin.writeKubeconfig(adminConfig); err != nil {
@@ -110,7 +110,7 @@ func startServer(ctx context.Context, config *Config, parts *parts, notify notif
 func apiserverFlags(config *Config, certs *serverCerts) ([]string, error) {
 	flags := []string{
 		"--etcd-servers=" + etcdEndpoint,
-		"--bind-address=" + orAll(config.BindAddress),
+		"--bind-address=" + config.BindAddress,
 		"--advertise-address=" + config.AdvertiseAddress,
 		"--secure-port=" + strconv.Itoa(config.Port),
 		"--tls-cert-file=" + certs.path("serving-kube-apiserver.crt"),
@@ -219,7 +219,7 @@ func waitReady(ctx context.Context, client kubernetes.Interface) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(250 * time.Millisecond):
+		case <-time.After(500 * time.Millisecond):
 		}
 	}
 }
@@ -262,11 +262,4 @@ func encryptionConfig(config *Config) (string, error) {
 		return "", fmt.Errorf("secrets-encryption: %v", err)
 	}
 	return path, writeFile(path, text, 0600)
-}
-
-func orAll(address string) string {
-	if address == "" {
-		return "0.0.0.0"
-	}
-	return address
 }

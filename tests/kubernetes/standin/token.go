@@ -45,14 +45,14 @@ func (t token) String() string {
 
 // checkCA tells whether the CA is the one the token pins, if it pins one.
 func (t token) checkCA(pem []byte) error {
-	if t.caHash != "" && t.caHash != hashCA(pem) {
+	if t.caHash != "" && t.caHash != sha256Hex(pem) {
 		return fmt.Errorf("token: the server's certificate authority is not the one this token was made for")
 	}
 	return nil
 }
 
-func hashCA(pem []byte) string {
-	sum := sha256.Sum256(pem)
+func sha256Hex(data []byte) string {
+	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])
 }
 
@@ -102,7 +102,7 @@ func loadServerTokens(config *Config, caPEM []byte) (serverTokens, error) {
 			return serverTokens{}, err
 		}
 	}
-	server.caHash, server.user = hashCA(caPEM), "server"
+	server.caHash, server.user = sha256Hex(caPEM), "server"
 
 	agent := token{caHash: server.caHash, user: "node", password: server.password}
 	if config.AgentToken != "" {
@@ -131,7 +131,8 @@ func randomHex(size int) (string, error) {
 	return hex.EncodeToString(bytes), nil
 }
 
-// writeFile replaces a file as a whole, or leaves the old one.
+// writeFile replaces a file as a whole, or leaves the old one. When it returns
+// the new one survives a cut of power.
 func writeFile(path string, data []byte, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0700); err != nil {
 		return err
@@ -154,5 +155,13 @@ func writeFile(path string, data []byte, mode os.FileMode) error {
 	if err != nil {
 		return err
 	}
-	return os.Rename(file.Name(), path)
+	if err := os.Rename(file.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
 }
