@@ -101,7 +101,7 @@ pub struct Link {
 }
 
 /// Picks links. Every field that is set must match.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkSelector {
     /// The kernel's name for it, for example `eth0`.
     pub name: Option<String>,
@@ -136,7 +136,7 @@ pub struct Route {
 }
 
 /// The orchestrator to run.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Orchestrator {
     /// Which one; must be the one in the image.
     pub name: String,
@@ -156,9 +156,14 @@ impl Machine {
             hostname: None,
             role: Role::None,
             sysctls: BTreeMap::new(),
-            time: Time { servers: Vec::new() },
+            time: Time {
+                servers: Vec::new(),
+            },
             api: None,
-            network: Network { links: vec![Link::any_dhcp()], nameservers: Vec::new() },
+            network: Network {
+                links: vec![Link::any_dhcp()],
+                nameservers: Vec::new(),
+            },
             orchestrator: None,
         }
     }
@@ -167,7 +172,12 @@ impl Machine {
 impl Link {
     /// Any link, with DHCPv4: what is done where the config names no link.
     pub fn any_dhcp() -> Self {
-        Link { select: LinkSelector::default(), dhcp_v4: true, addresses: Vec::new(), routes: Vec::new() }
+        Link {
+            select: LinkSelector::default(),
+            dhcp_v4: true,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+        }
     }
 }
 
@@ -194,6 +204,32 @@ impl Secret {
     /// The text itself. Call it where the text is used, not where it is passed on.
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+}
+
+/// Settings that name a secret are starred out.
+impl fmt::Debug for Orchestrator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Orchestrator {
+            name,
+            token,
+            server,
+            settings,
+        } = self;
+        let shown = |(key, value): (&String, &serde_json::Value)| {
+            let secret = crate::secret::names_secret(key) && !value.is_boolean();
+            (
+                key.clone(),
+                if secret { "***".into() } else { value.clone() },
+            )
+        };
+        let settings: BTreeMap<String, serde_json::Value> = settings.iter().map(shown).collect();
+        f.debug_struct("Orchestrator")
+            .field("name", name)
+            .field("token", token)
+            .field("server", server)
+            .field("settings", &settings)
+            .finish()
     }
 }
 
@@ -224,5 +260,8 @@ impl fmt::Display for Cidr {
 
 impl Cidr {
     /// `0.0.0.0/0`.
-    pub const DEFAULT_V4: Cidr = Cidr { addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix: 0 };
+    pub const DEFAULT_V4: Cidr = Cidr {
+        addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        prefix: 0,
+    };
 }

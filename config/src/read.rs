@@ -1,0 +1,660 @@
+//! From a tree to typed values, strictly: an unknown key, a wrong type and a
+//! missing key are reported, and reading goes on. What a field is called, what it
+//! may be and what it means stands once, in [`object!`], from which the reader
+//! and the [`Table`] both come; the tables also say what is secret.
+
+use crate::{
+    diagnostic::{Problem, Problems},
+    tree::{NodeId, Style, Tree, Value, push_key, quote},
+};
+
+/// What a value may be.
+#[derive(Debug)]
+pub(crate) enum Shape {
+    /// Text.
+    Text,
+    /// Text that is never shown.
+    Secret,
+    /// `true` or `false`.
+    Bool,
+    /// A whole number that is not negative and fits 32 bits.
+    Number,
+    /// Text, or a number as it is written.
+    TextOrNumber,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A list of the same.
+    List(&'static Shape),
+    /// Any keys, with values of the same.
+    Map(&'static Shape),
+    /// Fixed keys.
+    Object(&'static Table),
+    /// Whatever there is.
+    Any,
+}
+
+/// The fields of an object.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// In the order in which a person would write them.
+    pub(crate) fields: &'static [Field],
+}
+
+/// One field.
+#[derive(Debug)]
+pub(crate) struct Field {
+    /// Its key.
+    pub(crate) key: &'static str,
+    /// What its value may be.
+    pub(crate) shape: &'static Shape,
+    /// Whether it must be there.
+    pub(crate) required: bool,
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Located<T> {
+    /// The node that it was read from.
+    pub(crate) at: NodeId,
+    /// The value.
+    pub(crate) value: T,
+}
+
+/// A field as written.
+#[derive(Debug)]
+pub(crate) enum Given<T> {
+    /// Not there.
+    Absent,
+    /// There, but not of its type; that was reported.
+    Bad,
+    /// There.
+    Is(Located<T>),
+}
+
+impl<T> Given<T> {
+    /// The value, where there is one.
+    pub(crate) fn is(&self) -> Option<&Located<T>> {
+        match self {
+            Given::Is(located) => Some(located),
+            Given::Absent | Given::Bad => None,
+        }
+    }
+
+    /// Whether nothing was written.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Given::Absent)
+    }
+}
+
+/// Something that can be read from a tree.
+pub(crate) trait Read: Sized {
+    /// What it may be.
+    const SHAPE: &'static Shape;
+
+    /// Reads it. What is wrong is reported; what can be read nevertheless is read.
+    fn read(reader: &mut Reader<'_>, at: NodeId) -> Option<Self>;
+}
+
+/// Reads values and collects what is wrong with them.
+pub(crate) struct Reader<'t> {
+    tree: &'t Tree<'t>,
+    /// All that was wrong so far.
+    pub(crate) problems: &'t mut Problems,
+    root: &'static Shape,
+}
+
+impl<'t> Reader<'t> {
+    /// A reader of a document that should be a `root`.
+    pub(crate) fn new(
+        tree: &'t Tree<'t>,
+        problems: &'t mut Problems,
+        root: &'static Shape,
+    ) -> Self {
+        Reader {
+            tree,
+            problems,
+            root,
+        }
+    }
+
+    /// Reports an error at a value.
+    pub(crate) fn error(&mut self, at: NodeId, message: impl Into<String>, hint: &str) {
+        let tree = self.tree;
+        self.report(hint, || {
+            Problem::error(tree.spot(at), message).path(tree.path(at))
+        });
+    }
+
+    /// Reports something doubtful at a value.
+    pub(crate) fn warning(&mut self, at: NodeId, message: impl Into<String>, hint: &str) {
+        let tree = self.tree;
+        self.report(hint, || {
+            Problem::error(tree.spot(at), message)
+                .path(tree.path(at))
+                .warning()
+        });
+    }
+
+    /// Reports an error at a value's key.
+    pub(crate) fn key_error(&mut self, at: NodeId, message: impl Into<String>, hint: &str) {
+        let tree = self.tree;
+        self.report(hint, || {
+            Problem::error(tree.key_spot(at), message).path(tree.path(at))
+        });
+    }
+
+    /// Reports that a map lacks a key.
+    pub(crate) fn missing(
+        &mut self,
+        at: NodeId,
+        key: &str,
+        message: impl Into<String>,
+        hint: &str,
+    ) {
+        let tree = self.tree;
+        self.report(hint, || {
+            let mut path = tree.path(at);
+            push_key(&mut path, key);
+            Problem::error(tree.spot(at), message).path(path)
+        });
+    }
+
+    fn report(&mut self, hint: &str, problem: impl FnOnce() -> Problem) {
+        self.problems.push_with(|| {
+            let problem = problem();
+            if hint.is_empty() {
+                problem
+            } else {
+                problem.hint(hint)
+            }
+        });
+    }
+
+    /// The key of a value.
+    pub(crate) fn key(&self, at: NodeId) -> &'t str {
+        self.tree.key(at).unwrap_or_default()
+    }
+
+    /// Whether a list or map has nothing in it, not even something that was refused.
+    pub(crate) fn is_empty(&self, at: NodeId) -> bool {
+        match &self.tree.node(at).value {
+            Value::List(children) | Value::Map(children) => children.is_empty(),
+            Value::Bad | Value::Scalar { .. } => false,
+        }
+    }
+
+    /// The text of a key's value, where it is there and is one.
+    pub(crate) fn text_at(&self, at: NodeId, key: &str) -> Option<(NodeId, &'t str)> {
+        let at = self.tree.get(at, key)?;
+        match &self.tree.node(at).value {
+            Value::Scalar { text, style } if matches!(plain(text, *style), Plain::Text) => {
+                Some((at, text))
+            }
+            _ => None,
+        }
+    }
+
+    /// The path of a value.
+    pub(crate) fn path(&self, at: NodeId) -> String {
+        self.tree.path(at)
+    }
+
+    /// Reports that a value is not what was expected.
+    fn wrong_type(&mut self, at: NodeId, expected: &str) {
+        let found = match &self.tree.node(at).value {
+            Value::Bad => return,
+            Value::List(_) => "a list",
+            Value::Map(_) => "a map",
+            Value::Scalar { text, style } => match plain(text, *style) {
+                Plain::Nothing => {
+                    let hint = "give it a value, or remove the key";
+                    self.error(at, format!("expected {expected}, found nothing"), hint);
+                    return;
+                }
+                Plain::Bool(_) => "a boolean",
+                Plain::Number => "a number",
+                Plain::Text => "text",
+            },
+        };
+        let scalar = matches!(self.tree.node(at).value, Value::Scalar { .. });
+        let hint = match expected {
+            "text" if scalar => "write it in quotes",
+            "true or false" if scalar => "write true or false, without quotes",
+            "text or a number" if scalar => "write 1 or 0, or put it in quotes",
+            "a map" if found == "a list" => {
+                "write its keys one below the other, without the \"- \""
+            }
+            "a list" => "write each item on a line of its own behind \"- \", or all in [brackets]",
+            _ => "",
+        };
+        self.error(at, format!("expected {expected}, found {found}"), hint);
+    }
+
+    /// The children of a map whose keys are fixed, one for each field of the table.
+    pub(crate) fn object(
+        &mut self,
+        at: NodeId,
+        table: &'static Table,
+    ) -> Option<Vec<Option<NodeId>>> {
+        let tree = self.tree;
+        let Value::Map(children) = &tree.node(at).value else {
+            self.wrong_type(at, "a map");
+            return None;
+        };
+        let mut found = vec![None; table.fields.len()];
+        for &child in children {
+            let key = self.key(child);
+            match table.fields.iter().position(|field| field.key == key) {
+                Some(index) => found[index] = Some(child),
+                None => self.unknown_key(child, table),
+            }
+        }
+        for (field, found) in table.fields.iter().zip(&found) {
+            if field.required && found.is_none() {
+                self.missing(at, field.key, "is required", "");
+            }
+        }
+        Some(found)
+    }
+
+    /// The items of a list.
+    fn list(&mut self, at: NodeId) -> Option<&'t [NodeId]> {
+        match &self.tree.node(at).value {
+            Value::List(items) => Some(items),
+            _ => {
+                self.wrong_type(at, "a list");
+                None
+            }
+        }
+    }
+
+    /// The children of a map with any keys.
+    fn map(&mut self, at: NodeId) -> Option<&'t [NodeId]> {
+        match &self.tree.node(at).value {
+            Value::Map(children) => Some(children),
+            _ => {
+                self.wrong_type(at, "a map");
+                None
+            }
+        }
+    }
+
+    fn unknown_key(&mut self, at: NodeId, table: &'static Table) {
+        let key = self.key(at);
+        let hint = if self.problems.is_full() {
+            String::new()
+        } else if let Some(near) = nearest(key, table.fields.iter().map(|field| field.key)) {
+            format!("did you mean {near}?")
+        } else if let Some(elsewhere) = elsewhere(key, self.root) {
+            format!("it belongs to {elsewhere}")
+        } else {
+            let known: Vec<&str> = table.fields.iter().map(|field| field.key).collect();
+            format!("known here: {}", known.join(", "))
+        };
+        self.key_error(at, "unknown key", &hint);
+    }
+}
+
+/// Where else in a config this key is known, if that is one place.
+fn elsewhere(key: &str, root: &'static Shape) -> Option<String> {
+    let mut found = Vec::new();
+    let mut waiting = vec![(String::new(), root)];
+    while let Some((path, shape)) = waiting.pop() {
+        match shape {
+            Shape::List(item) => waiting.push((path + "[]", item)),
+            Shape::Object(table) => {
+                for field in table.fields {
+                    let mut path = path.clone();
+                    push_key(&mut path, field.key);
+                    if field.key == key {
+                        found.push(path.clone());
+                    }
+                    waiting.push((path, field.shape));
+                }
+            }
+            _ => {}
+        }
+    }
+    match found.as_slice() {
+        [one] => Some(one.clone()),
+        _ => None,
+    }
+}
+
+/// The name that was probably meant.
+pub(crate) fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    if written.len() > 64 {
+        return None;
+    }
+    let plain = |text: &str| {
+        text.chars()
+            .filter(char::is_ascii_alphanumeric)
+            .collect::<String>()
+            .to_ascii_lowercase()
+    };
+    let written = plain(written);
+    names
+        .map(|name| (strsim::osa_distance(&written, &plain(name)), name))
+        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// What a scalar is, by how it is written.
+enum Plain {
+    Nothing,
+    Bool(bool),
+    Number,
+    Text,
+}
+
+fn plain(text: &str, style: Style) -> Plain {
+    if style != Style::Plain {
+        return Plain::Text;
+    }
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => Plain::Nothing,
+        "true" => Plain::Bool(true),
+        "false" => Plain::Bool(false),
+        _ if is_number(text) => Plain::Number,
+        _ => Plain::Text,
+    }
+}
+
+/// Whether a plain scalar is a number by the core schema of YAML 1.2, section 10.3.2.
+fn is_number(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if let Some(hex) = text.strip_prefix("0x") {
+        return !hex.is_empty() && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    }
+    if let Some(octal) = text.strip_prefix("0o") {
+        return !octal.is_empty() && octal.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    }
+    if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
+        return true;
+    }
+    let (mantissa, exponent) = match unsigned.find(['e', 'E']) {
+        Some(at) => (&unsigned[..at], Some(&unsigned[at + 1..])),
+        None => (unsigned, None),
+    };
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let (whole, part) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    digits(whole)
+        && digits(part)
+        && !(whole.is_empty() && part.is_empty())
+        && exponent.is_none_or(|exponent| {
+            let exponent = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
+            !exponent.is_empty() && digits(exponent)
+        })
+}
+
+/// The text of a scalar that is text; anything else is reported.
+fn text_of(reader: &mut Reader<'_>, at: NodeId) -> Option<String> {
+    match &reader.tree.node(at).value {
+        Value::Scalar { text, style } if matches!(plain(text, *style), Plain::Text) => {
+            Some(text.to_string())
+        }
+        _ => {
+            reader.wrong_type(at, "text");
+            None
+        }
+    }
+}
+
+impl Read for String {
+    const SHAPE: &'static Shape = &Shape::Text;
+
+    fn read(reader: &mut Reader<'_>, at: NodeId) -> Option<Self> {
+        text_of(reader, at)
+    }
+}
+
+impl Read for crate::Secret {
+    const SHAPE: &'static Shape = &Shape::Secret;
+
+    fn read(reader: &mut Reader<'_>, at: NodeId) -> Option<Self> {
+        let text = text_of(reader, at)?;
+        if text.trim() == "***" || text.contains("\n***") {
+            reader.error(at, "is starred out", "this is a config as it is shown, not as it was written: put the secret itself here");
+            return None;
+        }
+        Some(crate::Secret::new(text))
+    }
+}
+
+impl Read for bool {
+    const SHAPE: &'static Shape = &Shape::Bool;
+
+    fn read(reader: &mut Reader<'_>, at: NodeId) -> Option<Self> {
+        if let Value::Scalar { text, style } = &reader.tree.node(at).value
+            && let Plain::Bool(value) = plain(text, *style)
+        {
+            return Some(value);
+        }
+        reader.wrong_type(at, "true or false");
+        None
+    }
+}
+
+impl Read for u32 {
+    const SHAPE: &'static Shape = &Shape::Number;
+
+    fn read(reader: &mut Reader<'_>, at: NodeId) -> Option<Self> {
+        const EXPECTED: &str = "a whole number from 0 to 4294967295";
+        match &reader.tree.node(at).value {
+            Value::Scalar { text, style } if matches!(plain(text, *style), Plain::Number) => {
+                if let Ok(number) = text.parse() {
+                    return Some(number);
+                }
+                let message = format!("expected {EXPECTED}, found {}", quote(text));
+                reader.error(at, message, "");
+            }
+            _ => reader.wrong_type(at, EXPECTED),
+        }
+        None
+    }
+}
+
+/// Text, or a number as it is written.
+#[derive(Clone, Debug)]
+pub(crate) struct TextOrNumber(pub(crate) String);
+
+impl Read for TextOrNumber {
+    const SHAPE: &'static Shape = &Shape::TextOrNumber;
+
+    fn read(reader: &mut Reader<'_>, at: NodeId) -> Option<Self> {
+        match &reader.tree.node(at).value {
+            Value::Scalar { text, style }
+                if matches!(plain(text, *style), Plain::Text | Plain::Number) =>
+            {
+                Some(TextOrNumber(text.to_string()))
+            }
+            _ => {
+                reader.wrong_type(at, "text or a number");
+                None
+            }
+        }
+    }
+}
+
+impl<T: Read> Read for Vec<Located<T>> {
+    const SHAPE: &'static Shape = &Shape::List(T::SHAPE);
+
+    fn read(reader: &mut Reader<'_>, at: NodeId) -> Option<Self> {
+        let items = reader.list(at)?;
+        Some(
+            items
+                .iter()
+                .filter_map(|&at| T::read(reader, at).map(|value| Located { at, value }))
+                .collect(),
+        )
+    }
+}
+
+/// The entries of a map with any keys, in the order in which they are written.
+/// The key is at the node's step.
+#[derive(Clone, Debug)]
+pub(crate) struct Entries<T>(pub(crate) Vec<Located<T>>);
+
+impl<T: Read> Read for Entries<T> {
+    const SHAPE: &'static Shape = &Shape::Map(T::SHAPE);
+
+    fn read(reader: &mut Reader<'_>, at: NodeId) -> Option<Self> {
+        let items = reader.map(at)?;
+        Some(Entries(
+            items
+                .iter()
+                .filter_map(|&at| T::read(reader, at).map(|value| Located { at, value }))
+                .collect(),
+        ))
+    }
+}
+
+/// Whatever there is, as JSON knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Any(pub(crate) serde_json::Value);
+
+impl Read for Any {
+    const SHAPE: &'static Shape = &Shape::Any;
+
+    fn read(reader: &mut Reader<'_>, at: NodeId) -> Option<Self> {
+        any(reader, at).map(Any)
+    }
+}
+
+// The depth is bounded where the tree is built.
+fn any(reader: &mut Reader<'_>, at: NodeId) -> Option<serde_json::Value> {
+    use serde_json::Value as Json;
+    let tree = reader.tree;
+    match &tree.node(at).value {
+        Value::Bad => None,
+        Value::List(items) => {
+            let read: Vec<_> = items.iter().filter_map(|&item| any(reader, item)).collect();
+            (read.len() == items.len()).then_some(Json::Array(read))
+        }
+        Value::Map(children) => {
+            let read: serde_json::Map<_, _> = children
+                .iter()
+                .filter_map(|&child| {
+                    any(reader, child).map(|value| (reader.key(child).to_owned(), value))
+                })
+                .collect();
+            (read.len() == children.len()).then_some(Json::Object(read))
+        }
+        Value::Scalar { text, style } => match plain(text, *style) {
+            Plain::Nothing => Some(Json::Null),
+            Plain::Bool(value) => Some(Json::Bool(value)),
+            Plain::Number => {
+                Some(number(text).map_or_else(|| Json::String(text.to_string()), Json::Number))
+            }
+            Plain::Text => Some(Json::String(text.to_string())),
+        },
+    }
+}
+
+/// A number, where JSON can hold exactly what is written. `0644` is not one: to
+/// some it is octal, to others not, so that it is better passed on as it stands.
+fn number(text: &str) -> Option<serde_json::Number> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.") {
+        return None;
+    }
+    if let Ok(number) = text.parse::<i64>() {
+        return Some(number.into());
+    }
+    if let Ok(number) = text.parse::<u64>() {
+        return Some(number.into());
+    }
+    let number = text.parse::<f64>().ok()?;
+    (number.to_string() == text)
+        .then(|| serde_json::Number::from_f64(number))
+        .flatten()
+}
+
+/// A word of a fixed list.
+macro_rules! choice {
+    ($(#[doc = $doc:literal])+ $name:ident { $($word:literal => $variant:ident,)+ }) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum $name { $(#[doc = $word] $variant,)+ }
+
+        impl $crate::read::Read for $name {
+            const SHAPE: &'static $crate::read::Shape = &$crate::read::Shape::Choice(&[$($word),+]);
+
+            fn read(reader: &mut $crate::read::Reader<'_>, at: $crate::tree::NodeId) -> Option<Self> {
+                let $crate::read::Shape::Choice(words) = Self::SHAPE else { return None };
+                match reader.word(at, words)? {
+                    $($word => Some($name::$variant),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+pub(crate) use choice;
+
+impl<'t> Reader<'t> {
+    /// Reads one word of a list.
+    pub(crate) fn word(&mut self, at: NodeId, words: &[&'static str]) -> Option<&'static str> {
+        let text = text_of(self, at)?;
+        if let Some(word) = words.iter().find(|word| **word == text) {
+            return Some(word);
+        }
+        let hint =
+            nearest(&text, words.iter().copied()).map(|near| format!("did you mean {near}?"));
+        let message = format!(
+            "expected one of {}, found {}",
+            words.join(", "),
+            quote(&text)
+        );
+        self.error(at, message, &hint.unwrap_or_default());
+        None
+    }
+
+    /// Reads a field.
+    pub(crate) fn field<T: Read>(&mut self, found: Option<NodeId>) -> Given<T> {
+        match found {
+            None => Given::Absent,
+            Some(at) => {
+                T::read(self, at).map_or(Given::Bad, |value| Given::Is(Located { at, value }))
+            }
+        }
+    }
+}
+
+/// Declares an object: its fields, their keys, types and meaning. From it come
+/// the struct, its reader and its table.
+macro_rules! object {
+    ($(#[doc = $doc:literal])+ $name:ident {
+        $($(#[doc = $about:literal])+ $field:ident: $type:ty = $key:literal $(, $required:ident)?;)+
+    }) => {
+        $(#[doc = $doc])+
+        #[derive(Debug)]
+        pub(crate) struct $name {
+            $($(#[doc = $about])+ pub(crate) $field: $crate::read::Given<$type>,)+
+        }
+
+        impl $crate::read::Read for $name {
+            const SHAPE: &'static $crate::read::Shape = &$crate::read::Shape::Object(&$crate::read::Table {
+                fields: &[$($crate::read::Field {
+                    key: $key,
+                    shape: <$type as $crate::read::Read>::SHAPE,
+                    required: false $(|| $crate::read::$required)?,
+                }),+],
+            });
+
+            fn read(reader: &mut $crate::read::Reader<'_>, at: $crate::tree::NodeId) -> Option<Self> {
+                let $crate::read::Shape::Object(table) = Self::SHAPE else { return None };
+                let mut found = reader.object(at, table)?.into_iter();
+                Some($name {
+                    $($field: reader.field(found.next().flatten()),)+
+                })
+            }
+        }
+    };
+}
+pub(crate) use object;
+
+/// Marks a field in [`object!`] that must be there.
+#[allow(non_upper_case_globals)]
+pub(crate) const required: bool = true;

@@ -1,0 +1,241 @@
+//! From the document to the machine: what the values mean together, and every
+//! default. All that is wrong is reported, each at its own place; what depends
+//! on a value that was already refused is left alone.
+
+mod network;
+mod orchestrator;
+
+use crate::{
+    Api, Hostname, Issuer, Machine, Role, Secret, SysctlKey, Time,
+    document::{ApiSection, Document, MachineSection, RoleWord, TimeSection},
+    read::{Given, Located, Reader},
+    tree::{NodeId, quote},
+    value::{self, Pem, Wrong},
+};
+use std::collections::BTreeMap;
+
+const API_VERSION: &str = "keelson.dev/v1alpha1";
+const KIND: &str = "Machine";
+const DEFAULT_TIME_SERVERS: [&str; 4] = [
+    "0.pool.ntp.org",
+    "1.pool.ntp.org",
+    "2.pool.ntp.org",
+    "3.pool.ntp.org",
+];
+
+/// Whether this is a machine config of this version at all. Where it says that it
+/// is something else, nothing else is worth reporting; where it says nothing, the
+/// reader reports that.
+pub(crate) fn is_machine(reader: &mut Reader<'_>, document: NodeId) -> bool {
+    let mut fine = true;
+    let rules = [
+        (
+            "apiVersion",
+            API_VERSION,
+            "this version of Keelson knows no other",
+        ),
+        ("kind", KIND, "is this the right file?"),
+    ];
+    for (key, expected, hint) in rules {
+        if let Some((at, found)) = reader.text_at(document, key)
+            && found != expected
+        {
+            reader.error(
+                at,
+                format!("expected {expected}, found {}", quote(found)),
+                hint,
+            );
+            fine = false;
+        }
+    }
+    fine
+}
+
+/// The machine that a document describes. `None` where something is missing or
+/// wrong; that was reported.
+pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> Option<Machine> {
+    let written = &document.value;
+    let network = network::network(reader, &written.network);
+    let section = written.machine.is();
+    let role = section
+        .and_then(|section| section.value.role.is())
+        .map(|role| match role.value {
+            RoleWord::Server => Role::Server,
+            RoleWord::Agent => Role::Agent,
+            RoleWord::None => Role::None,
+        });
+    let orchestrator = orchestrator::orchestrator(reader, document.at, role, &written.orchestrator);
+    // A document that does not say what it is describes no machine.
+    written.api_version.is()?;
+    written.kind.is()?;
+    let MachineSection {
+        hostname,
+        sysctls,
+        time,
+        api,
+        ..
+    } = &section?.value;
+    let hostname = match hostname {
+        Given::Is(hostname) => Some(checked(reader, hostname, |text| text.parse::<Hostname>())),
+        Given::Absent | Given::Bad => None,
+    };
+    let sysctls = match sysctls {
+        Given::Is(entries) => entries
+            .value
+            .0
+            .iter()
+            .filter_map(|entry| sysctl(reader, entry))
+            .collect(),
+        Given::Absent | Given::Bad => BTreeMap::new(),
+    };
+    let time = self::time(reader, time);
+    let api = api.is().and_then(|api| self::api(reader, &api.value));
+    Some(Machine {
+        hostname: hostname.flatten(),
+        role: role?,
+        sysctls,
+        time,
+        api: Some(api?),
+        network: network?,
+        orchestrator: orchestrator?,
+    })
+}
+
+/// The value of a text, or a report of what is wrong with it.
+fn checked<S, T>(
+    reader: &mut Reader<'_>,
+    written: &Located<S>,
+    parse: impl Fn(&S) -> Result<T, Wrong>,
+) -> Option<T> {
+    match parse(&written.value) {
+        Ok(value) => Some(value),
+        Err(Wrong { message, hint }) => {
+            reader.error(written.at, message, &hint);
+            None
+        }
+    }
+}
+
+/// The items of a list that is there, and none of one that is not.
+fn items<T>(list: &Given<Vec<Located<T>>>) -> &[Located<T>] {
+    list.is().map_or(&[], |list| &list.value)
+}
+
+/// Reports the second of two equal values; `false` for that one.
+fn first_of<T: Ord>(
+    reader: &mut Reader<'_>,
+    seen: &mut BTreeMap<T, String>,
+    item: T,
+    at: NodeId,
+) -> bool {
+    match seen.get(&item) {
+        Some(first) => {
+            let message = format!("is given twice, first at {first}");
+            reader.error(at, message, "remove one of the two");
+            false
+        }
+        None => {
+            seen.insert(item, reader.path(at));
+            true
+        }
+    }
+}
+
+fn sysctl(
+    reader: &mut Reader<'_>,
+    entry: &Located<crate::read::TextOrNumber>,
+) -> Option<(SysctlKey, String)> {
+    let name = reader.key(entry.at);
+    let key = match name.parse::<SysctlKey>() {
+        Ok(key) => key,
+        Err(Wrong { message, hint }) => {
+            reader.key_error(entry.at, message, &hint);
+            return None;
+        }
+    };
+    if matches!(name, "kernel.hostname" | "kernel.domainname") {
+        reader.key_error(
+            entry.at,
+            "the host name is not set as a kernel parameter",
+            "set machine.hostname",
+        );
+        return None;
+    }
+    let value = &entry.value.0;
+    if value.trim().is_empty() {
+        reader.error(
+            entry.at,
+            "the value is empty",
+            "remove the key to leave the parameter alone",
+        );
+        return None;
+    }
+    if value.len() > 1024 || value.trim().contains(['\n', '\r']) {
+        reader.error(
+            entry.at,
+            "the value of a kernel parameter is one short line",
+            "",
+        );
+        return None;
+    }
+    Some((key, value.trim().to_owned()))
+}
+
+fn time(reader: &mut Reader<'_>, time: &Given<TimeSection>) -> Time {
+    let defaults = || Time {
+        servers: DEFAULT_TIME_SERVERS.map(str::to_owned).to_vec(),
+    };
+    let Some(time) = time.is() else {
+        return defaults();
+    };
+    if time.value.servers.is_absent() {
+        return defaults();
+    }
+    let mut seen = BTreeMap::new();
+    let mut servers = Vec::new();
+    for server in items(&time.value.servers) {
+        if let Some(name) = checked(reader, server, |text| value::host(text))
+            && first_of(reader, &mut seen, name.clone(), server.at)
+        {
+            servers.push(name);
+        }
+    }
+    Time { servers }
+}
+
+fn api(reader: &mut Reader<'_>, api: &ApiSection) -> Option<Api> {
+    let ca = certificate(reader, &api.ca, Pem::Certificates);
+    let issuer = api.issuer.is().and_then(|issuer| {
+        let cert = certificate(reader, &issuer.value.cert, Pem::Certificate);
+        let key = issuer.value.key.is().and_then(|key| {
+            checked(reader, key, |key: &Secret| {
+                value::pem(key.reveal(), Pem::PrivateKey)
+            })?;
+            Some(key.value.clone())
+        });
+        Some(Issuer {
+            cert: cert?,
+            key: key?,
+        })
+    });
+    let mut seen = BTreeMap::new();
+    let mut sans = Vec::new();
+    for san in items(&api.sans) {
+        if let Some(name) = checked(reader, san, |text| value::host(text))
+            && first_of(reader, &mut seen, name.clone(), san.at)
+        {
+            sans.push(name);
+        }
+    }
+    Some(Api {
+        ca: ca?,
+        issuer: issuer?,
+        sans,
+    })
+}
+
+fn certificate(reader: &mut Reader<'_>, written: &Given<String>, want: Pem) -> Option<String> {
+    let written = written.is()?;
+    checked(reader, written, |text| value::pem(text, want))?;
+    Some(written.value.clone())
+}

@@ -1,0 +1,307 @@
+//! The rules of `network`: which link an entry means, and that its addresses,
+//! routes and gateways fit each other.
+
+use super::{checked, first_of, items};
+use crate::{
+    Cidr, Link, LinkSelector, Network, Route,
+    document::{LinkSection, NetworkSection, RouteSection, SelectSection},
+    read::{Given, Located, Reader},
+    tree::NodeId,
+    value,
+};
+use std::{collections::BTreeMap, net::IpAddr};
+
+/// The metric that the kernel gives IPv6 routes: IP6_RT_PRIO_USER in include/net/ip6_route.h.
+const DEFAULT_METRIC: u32 = 1024;
+/// resolv.conf(5), MAXNS.
+const MAX_NAMESERVERS: usize = 3;
+
+pub(super) fn network(reader: &mut Reader<'_>, network: &Given<NetworkSection>) -> Option<Network> {
+    let any = || vec![Link::any_dhcp()];
+    let Some(network) = network.is() else {
+        return network.is_absent().then(|| Network {
+            links: any(),
+            nameservers: Vec::new(),
+        });
+    };
+    let nameservers = nameservers(reader, &network.value.nameservers);
+    let links = match &network.value.links {
+        Given::Absent => any(),
+        Given::Bad => return None,
+        Given::Is(links) => {
+            if links.value.is_empty() && reader.is_empty(links.at) {
+                let hint = "remove the key for DHCP on every Ethernet link";
+                reader.error(
+                    links.at,
+                    "without any link the machine cannot be reached",
+                    hint,
+                );
+            }
+            let mut seen = Seen::default();
+            links
+                .value
+                .iter()
+                .filter_map(|written| link(reader, written, &mut seen))
+                .collect()
+        }
+    };
+    Some(Network { links, nameservers })
+}
+
+/// What must not be there twice in one machine, and where it was seen first.
+#[derive(Default)]
+struct Seen {
+    links: BTreeMap<LinkSelector, String>,
+    addresses: BTreeMap<IpAddr, String>,
+    routes: BTreeMap<(Cidr, u32), String>,
+}
+
+fn nameservers(reader: &mut Reader<'_>, written: &Given<Vec<Located<String>>>) -> Vec<IpAddr> {
+    let mut seen = BTreeMap::new();
+    let mut servers = Vec::new();
+    for server in items(written) {
+        let Some(addr) = checked(reader, server, |text| value::address(text)) else {
+            continue;
+        };
+        if addr.is_loopback() {
+            let hint = "no resolver runs on the machine, and none of a pod would reach it";
+            reader.error(server.at, format!("{addr} is the machine itself"), hint);
+        } else if first_of(reader, &mut seen, addr, server.at) {
+            if servers.len() == MAX_NAMESERVERS {
+                reader.warning(
+                    server.at,
+                    "only the first three resolvers are used",
+                    "remove the others",
+                );
+            }
+            servers.push(addr);
+        }
+    }
+    servers
+}
+
+fn link(reader: &mut Reader<'_>, written: &Located<LinkSection>, seen: &mut Seen) -> Option<Link> {
+    let section = &written.value;
+    let select = selector(reader, written);
+    if let Some(select) = &select {
+        match seen.links.get(select) {
+            Some(first) => {
+                let message = format!("this link is already configured at {first}");
+                reader.error(
+                    written.at,
+                    message,
+                    "put all that belongs to a link into one entry",
+                );
+            }
+            None => {
+                seen.links.insert(select.clone(), reader.path(written.at));
+            }
+        }
+    }
+    let dhcp_v4 = section
+        .dhcp
+        .is()
+        .and_then(|dhcp| dhcp.value.v4.is())
+        .is_some_and(|v4| v4.value);
+    let mut addresses = Vec::new();
+    for address in items(&section.addresses) {
+        if let Some(cidr) = checked(reader, address, |text| value::host_address(text))
+            && first_of(reader, &mut seen.addresses, cidr.addr, address.at)
+        {
+            addresses.push(cidr);
+        }
+    }
+    let tried = matches!(section.dhcp, Given::Bad)
+        || section
+            .dhcp
+            .is()
+            .is_some_and(|dhcp| matches!(dhcp.value.v4, Given::Bad))
+        || matches!(section.addresses, Given::Bad)
+        || section
+            .addresses
+            .is()
+            .is_some_and(|list| !reader.is_empty(list.at));
+    if !dhcp_v4 && addresses.is_empty() && !tried {
+        let hint = "add `dhcp: {v4: true}`, or `addresses`";
+        reader.error(written.at, "the link would have no address", hint);
+    }
+    let routes = routes(reader, section, &addresses, dhcp_v4, seen);
+    Some(Link {
+        select: select?,
+        dhcp_v4,
+        addresses,
+        routes,
+    })
+}
+
+/// Which link an entry means: by name or by what it is, never both.
+fn selector(reader: &mut Reader<'_>, written: &Located<LinkSection>) -> Option<LinkSelector> {
+    match (&written.value.name, &written.value.select) {
+        (Given::Absent, Given::Absent) => {
+            let hint = "add `name: eth0`, or `select: {mac: …}`";
+            reader.missing(
+                written.at,
+                "name",
+                "the entry does not say which link it is for",
+                hint,
+            );
+            None
+        }
+        (Given::Is(_) | Given::Bad, Given::Is(select)) => {
+            let hint = "keep `name` or `select`, whichever says best which link it is";
+            reader.key_error(select.at, "the link is named and selected at once", hint);
+            None
+        }
+        (Given::Is(name), _) => {
+            let name = checked(reader, name, |text| value::link_name(text))?;
+            Some(LinkSelector {
+                name: Some(name),
+                ..LinkSelector::default()
+            })
+        }
+        (_, Given::Is(select)) => {
+            let SelectSection { mac, driver } = &select.value;
+            if mac.is_absent() && driver.is_absent() {
+                reader.error(
+                    select.at,
+                    "the selector is empty",
+                    "give it a `mac` or a `driver`",
+                );
+                return None;
+            }
+            let mac = mac
+                .is()
+                .map(|mac| checked(reader, mac, |text| text.parse()));
+            let driver = driver
+                .is()
+                .map(|driver| checked(reader, driver, |text| value::driver(text)));
+            Some(LinkSelector {
+                name: None,
+                mac: mac.flatten(),
+                driver: driver.flatten(),
+            })
+        }
+        _ => None,
+    }
+}
+
+fn routes(
+    reader: &mut Reader<'_>,
+    section: &LinkSection,
+    addresses: &[Cidr],
+    dhcp_v4: bool,
+    seen: &mut Seen,
+) -> Vec<Route> {
+    let written = items(&section.routes);
+    let mut routes: Vec<(Route, Option<NodeId>)> = Vec::new();
+    for route in written {
+        routes.extend(self::route(reader, route, seen));
+    }
+    // What can be reached without a gateway: the networks of the addresses, and
+    // the networks that a route says are on the link.
+    let near: Vec<Cidr> = addresses
+        .iter()
+        .copied()
+        .chain(
+            routes
+                .iter()
+                .filter(|(r, _)| r.via.is_none())
+                .map(|(r, _)| r.to),
+        )
+        .collect();
+    let addresses_are_sure = items(&section.addresses).len() == addresses.len()
+        && !matches!(section.addresses, Given::Bad);
+    for (route, at) in &routes {
+        let (Some(via), Some(at)) = (route.via, at) else {
+            continue;
+        };
+        if addresses.iter().any(|address| address.addr == via) {
+            reader.error(
+                *at,
+                format!("the gateway {via} is this machine's own address"),
+                "",
+            );
+            continue;
+        }
+        let link_local = matches!(via, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let from_dhcp = dhcp_v4 && via.is_ipv4();
+        if !link_local
+            && !from_dhcp
+            && addresses_are_sure
+            && !near.iter().any(|near| near.contains(via))
+        {
+            let message = format!("the gateway {via} is in no network of this link");
+            let hint = match addresses
+                .iter()
+                .find(|address| address.addr.is_ipv4() == via.is_ipv4())
+            {
+                Some(address) => format!("the link's network is {}", address.network()),
+                None => "give the link an address in the gateway's network".to_owned(),
+            };
+            reader.error(*at, message, &hint);
+        }
+    }
+    routes.into_iter().map(|(route, _)| route).collect()
+}
+
+/// One route, and where its gateway stands.
+fn route(
+    reader: &mut Reader<'_>,
+    written: &Located<RouteSection>,
+    seen: &mut Seen,
+) -> Option<(Route, Option<NodeId>)> {
+    let RouteSection { to, via, metric } = &written.value;
+    let network = to
+        .is()
+        .and_then(|to| checked(reader, to, |text| value::network(text)));
+    let gateway = via
+        .is()
+        .map(|via| checked(reader, via, |text| value::address(text)));
+    let number = match metric.is() {
+        Some(metric) if metric.value == 0 => {
+            reader.error(
+                metric.at,
+                "the metric is at least 1",
+                "lower wins; remove it for 1024",
+            );
+            return None;
+        }
+        Some(metric) => metric.value,
+        None => DEFAULT_METRIC,
+    };
+    let (network, to) = (network?, to.is()?);
+    if matches!(via, Given::Bad) || matches!(gateway, Some(None)) {
+        return None;
+    }
+    let gateway = gateway.flatten();
+    if let (Some(gateway), Some(via)) = (gateway, via.is())
+        && gateway.is_ipv4() != network.addr.is_ipv4()
+    {
+        reader.error(
+            via.at,
+            format!("{gateway} cannot be the gateway to {network}"),
+            "one is IPv4, the other IPv6",
+        );
+        return None;
+    }
+    if let Some(first) = seen.routes.get(&(network, number)) {
+        let message =
+            format!("a route to {network} with metric {number} is already given at {first}");
+        reader.error(
+            to.at,
+            message,
+            "give one of the two another metric: lower wins",
+        );
+        return None;
+    }
+    seen.routes
+        .insert((network, number), reader.path(written.at));
+    Some((
+        Route {
+            to: network,
+            via: gateway,
+            metric: number,
+        },
+        via.is().map(|via| via.at),
+    ))
+}

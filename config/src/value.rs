@@ -1,0 +1,576 @@
+//! From text to the values of a [`Machine`](crate::Machine): host names,
+//! addresses, keys of kernel parameters, PEM. Each says in words what is wrong,
+//! for a person who wrote the text and does not see the rule.
+
+use crate::{Cidr, Hostname, MacAddr, SysctlKey, tree::quote};
+use base64::Engine as _;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+/// Why a text is not such a value, and what could be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// What is wrong.
+    pub message: String,
+    /// What to do; may be empty.
+    pub hint: String,
+}
+
+impl Wrong {
+    fn new(message: impl Into<String>) -> Self {
+        Wrong {
+            message: message.into(),
+            hint: String::new(),
+        }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Wrong {
+            hint: hint.into(),
+            ..self
+        }
+    }
+}
+
+impl std::fmt::Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Wrong {}
+
+/// The rule of RFC 1123, section 2.1, as far as Kubernetes lets a node be named by it.
+impl FromStr for Hostname {
+    type Err = Wrong;
+
+    fn from_str(text: &str) -> Result<Self, Wrong> {
+        if text.is_empty() {
+            return Err(
+                Wrong::new("the host name is empty").hint("remove the key to have one derived")
+            );
+        }
+        if text.len() > 63 {
+            return Err(Wrong::new(format!(
+                "the host name has {} characters, more than 63",
+                text.len()
+            )));
+        }
+        if let Some(c) = text
+            .chars()
+            .find(|c| !(c.is_ascii_alphanumeric() || "-.".contains(*c)))
+        {
+            return Err(
+                Wrong::new(format!("a host name cannot hold {}", quote(&c.to_string())))
+                    .hint("lower case letters, digits, - and . are allowed"),
+            );
+        }
+        if text.chars().any(|c| c.is_ascii_uppercase()) {
+            let lower = text.to_ascii_lowercase();
+            return Err(Wrong::new(format!(
+                "the host name {} has upper case letters",
+                quote(text)
+            ))
+            .hint(format!(
+                "write {lower}: Kubernetes names nodes in lower case"
+            )));
+        }
+        if text
+            .split('.')
+            .any(|label| label.is_empty() || label.starts_with('-') || label.ends_with('-'))
+        {
+            return Err(
+                Wrong::new(format!("the host name {} is malformed", quote(text)))
+                    .hint("each part between dots begins and ends with a letter or digit"),
+            );
+        }
+        if text == "localhost" || text.ends_with(".localhost") {
+            return Err(Wrong::new("a machine cannot be named localhost")
+                .hint("that name means every machine"));
+        }
+        if text.parse::<Ipv4Addr>().is_ok() {
+            return Err(Wrong::new("a host name cannot be an address"));
+        }
+        Ok(Hostname(text.to_owned()))
+    }
+}
+
+/// The dotted form of sysctl(8). Where a part holds a dot of its own (the name of
+/// a VLAN link), the dot is written as a slash: `net.ipv4.conf.eth0/100.forwarding`.
+impl FromStr for SysctlKey {
+    type Err = Wrong;
+
+    fn from_str(text: &str) -> Result<Self, Wrong> {
+        let Some((first, _)) = text.split_once('.') else {
+            let wrong = Wrong::new(format!(
+                "{} is not the name of a kernel parameter",
+                quote(text)
+            ));
+            return Err(if text.contains('/') {
+                wrong.hint(format!(
+                    "write it with dots: {}",
+                    text.trim_matches('/').replace('/', ".")
+                ))
+            } else {
+                wrong.hint("it is written with dots, as in vm.max_map_count")
+            });
+        };
+        if first.contains('/') {
+            return Err(Wrong::new(format!(
+                "{} is not the name of a kernel parameter",
+                quote(text)
+            ))
+            .hint("it is written with dots, as in vm.max_map_count"));
+        }
+        let part = |part: &str| {
+            let fine = |c: char| c.is_ascii_alphanumeric() || "-_/:@".contains(c);
+            !part.is_empty() && part.chars().all(fine) && !part.split('/').any(str::is_empty)
+        };
+        if text.len() > 255 || !text.split('.').all(part) {
+            return Err(Wrong::new(format!(
+                "{} is not the name of a kernel parameter",
+                quote(text)
+            ))
+            .hint("its parts are letters, digits, - and _, with one dot between them"));
+        }
+        Ok(SysctlKey(text.to_owned()))
+    }
+}
+
+/// Six pairs of hexadecimal digits with colons (or dashes) between them.
+impl FromStr for MacAddr {
+    type Err = Wrong;
+
+    fn from_str(text: &str) -> Result<Self, Wrong> {
+        let malformed = || {
+            Wrong::new(format!("{} is not a hardware address", quote(text)))
+                .hint("it looks like 52:54:00:12:34:56")
+        };
+        let mut bytes = [0; 6];
+        let mut pairs = text.split([':', '-']);
+        for byte in &mut bytes {
+            let pair = pairs
+                .next()
+                .filter(|pair| pair.len() == 2)
+                .ok_or_else(malformed)?;
+            if !pair.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(malformed());
+            }
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| malformed())?;
+        }
+        if pairs.next().is_some() {
+            return Err(malformed());
+        }
+        if bytes[0] & 1 == 1 || bytes == [0; 6] {
+            return Err(Wrong::new(format!(
+                "{} is not the address of a single link",
+                quote(text)
+            )));
+        }
+        Ok(MacAddr(bytes))
+    }
+}
+
+/// An address and the length of its network's prefix: `10.1.0.5/24`.
+impl FromStr for Cidr {
+    type Err = Wrong;
+
+    fn from_str(text: &str) -> Result<Self, Wrong> {
+        let Some((addr, prefix)) = text.split_once('/') else {
+            let wrong = Wrong::new(format!("{} has no prefix length", quote(text)));
+            return Err(match text.parse() {
+                Ok(IpAddr::V4(_)) => wrong.hint(format!(
+                    "write {text}/24, or whatever the network's prefix is"
+                )),
+                Ok(IpAddr::V6(_)) => wrong.hint(format!(
+                    "write {text}/64, or whatever the network's prefix is"
+                )),
+                Err(_) => Wrong::new(format!("{} is not an address", quote(text)))
+                    .hint("it looks like 10.1.0.5/24"),
+            });
+        };
+        let addr: IpAddr = addr
+            .parse()
+            .map_err(|_| Wrong::new(format!("{} is not an address", quote(addr))))?;
+        let most = if addr.is_ipv4() { 32 } else { 128 };
+        if addr.is_ipv4() && prefix.parse::<Ipv4Addr>().is_ok() {
+            let mask = prefix
+                .parse::<Ipv4Addr>()
+                .map(u32::from)
+                .unwrap_or_default();
+            return Err(Wrong::new("the network's prefix is given as a mask")
+                .hint(format!("write {addr}/{}", mask.leading_ones())));
+        }
+        let digits = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit());
+        let prefix = prefix
+            .parse()
+            .ok()
+            .filter(|prefix| digits && *prefix <= most)
+            .ok_or_else(|| {
+                Wrong::new(format!(
+                    "the prefix length {} is not between 0 and {most}",
+                    quote(prefix)
+                ))
+            })?;
+        Ok(Cidr { addr, prefix })
+    }
+}
+
+impl Cidr {
+    /// The network that the address is in: the same with its host part zero.
+    pub fn network(&self) -> Cidr {
+        let prefix = u32::from(self.prefix);
+        let addr = match self.addr {
+            IpAddr::V4(addr) => {
+                let mask = u32::MAX.checked_shl(32 - prefix.min(32)).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from(u32::from(addr) & mask))
+            }
+            IpAddr::V6(addr) => {
+                let mask = u128::MAX.checked_shl(128 - prefix.min(128)).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from(u128::from(addr) & mask))
+            }
+        };
+        Cidr {
+            addr,
+            prefix: self.prefix,
+        }
+    }
+
+    /// Whether an address is in this network.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        self.addr.is_ipv4() == addr.is_ipv4()
+            && Cidr {
+                addr,
+                prefix: self.prefix,
+            }
+            .network()
+            .addr
+                == self.network().addr
+    }
+}
+
+/// An address that a link can have.
+pub(crate) fn host_address(text: &str) -> Result<Cidr, Wrong> {
+    let cidr: Cidr = text.parse()?;
+    let Cidr { addr, prefix } = cidr;
+    if prefix == 0 {
+        return Err(Wrong::new(
+            "an address with the prefix length 0 would be in the same network as all others",
+        ));
+    }
+    if addr.is_unspecified()
+        || addr.is_multicast()
+        || addr.is_loopback()
+        || addr == Ipv4Addr::BROADCAST
+    {
+        return Err(Wrong::new(format!(
+            "{addr} cannot be the address of a link"
+        )));
+    }
+    let bits = if addr.is_ipv4() { 32 } else { 128 };
+    if prefix < bits - 1 && addr == cidr.network().addr {
+        return Err(Wrong::new(format!(
+            "{cidr} is the network itself, not an address in it"
+        ))
+        .hint("the part behind the prefix must not be zero"));
+    }
+    if let IpAddr::V4(v4) = addr
+        && prefix < 31
+        && u32::from(v4) | (u32::MAX >> prefix) == u32::from(v4)
+    {
+        return Err(Wrong::new(format!(
+            "{addr} is the broadcast address of its network"
+        )));
+    }
+    Ok(cidr)
+}
+
+/// A network, as the destination of a route.
+pub(crate) fn network(text: &str) -> Result<Cidr, Wrong> {
+    if text == "default" {
+        return Err(Wrong::new("\"default\" does not say of which protocol")
+            .hint("write 0.0.0.0/0, or ::/0"));
+    }
+    let cidr: Cidr = text.parse()?;
+    if cidr.network() != cidr {
+        return Err(Wrong::new(format!(
+            "{cidr} is an address within a network, not a network"
+        ))
+        .hint(format!("write {}", cidr.network())));
+    }
+    if cidr.addr.is_multicast() || cidr.addr.is_loopback() {
+        return Err(Wrong::new(format!(
+            "{cidr} cannot be the destination of a route"
+        )));
+    }
+    Ok(cidr)
+}
+
+/// An address of another machine.
+pub(crate) fn address(text: &str) -> Result<IpAddr, Wrong> {
+    let addr: IpAddr = text.parse().map_err(|_| {
+        let wrong = Wrong::new(format!("{} is not an address", quote(text)));
+        if text.contains('/') {
+            wrong.hint("here it is written without a prefix length")
+        } else {
+            wrong
+        }
+    })?;
+    if addr.is_unspecified() || addr.is_multicast() || addr == Ipv4Addr::BROADCAST {
+        return Err(Wrong::new(format!(
+            "{addr} cannot be the address of a machine"
+        )));
+    }
+    Ok(addr)
+}
+
+/// The kernel's name for a link: dev_valid_name() in net/core/dev.c.
+pub(crate) fn link_name(text: &str) -> Result<String, Wrong> {
+    if text == "lo" {
+        return Err(Wrong::new("the loopback link is not configured")
+            .hint("it is always up, with its own addresses"));
+    }
+    if text.is_empty() || text.len() > 15 {
+        return Err(Wrong::new(format!(
+            "a link's name has 1 to 15 characters, {} has {}",
+            quote(text),
+            text.len()
+        )));
+    }
+    if text == "."
+        || text == ".."
+        || text
+            .chars()
+            .any(|c| !c.is_ascii_graphic() || "/:%".contains(c))
+    {
+        return Err(Wrong::new(format!(
+            "{} cannot be the name of a link",
+            quote(text)
+        )));
+    }
+    Ok(text.to_owned())
+}
+
+/// The name of a kernel driver.
+pub(crate) fn driver(text: &str) -> Result<String, Wrong> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if text.is_empty() || text.len() > 64 || !text.chars().all(fine) {
+        return Err(
+            Wrong::new(format!("{} is not the name of a driver", quote(text)))
+                .hint("it looks like virtio_net"),
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// The name or address of another machine.
+pub(crate) fn host(text: &str) -> Result<String, Wrong> {
+    if text.parse::<IpAddr>().is_ok() {
+        return address(text).map(|addr| addr.to_string());
+    }
+    let malformed = || {
+        let wrong = Wrong::new(format!(
+            "{} is neither a host name nor an address",
+            quote(text)
+        ));
+        if text.contains("://") || text.contains(':') {
+            wrong.hint("write the name alone, without scheme or port")
+        } else {
+            wrong
+        }
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    // A name whose last part is a number is a mistyped address to everyone: RFC 1123, section 2.1.
+    let numeric = name
+        .rsplit('.')
+        .next()
+        .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    if name.len() > 253 || numeric || !name.split('.').all(label) {
+        return Err(malformed());
+    }
+    Ok(text.to_owned())
+}
+
+/// An `https://host[:port]` URL. The second is whether it names a port.
+pub(crate) fn server_url(text: &str) -> Result<(String, bool), Wrong> {
+    const FORM: &str = "it looks like https://10.0.0.1:6443";
+    let Some(rest) = text.strip_prefix("https://") else {
+        return Err(Wrong::new(format!("{} is not an https:// URL", quote(text))).hint(FORM));
+    };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if let Some(c) = rest.chars().find(|c| "/?#@".contains(*c)) {
+        return Err(Wrong::new(format!(
+            "the URL of a server has only a host and a port, found {}",
+            quote(&c.to_string())
+        ))
+        .hint(FORM));
+    }
+    let malformed = || Wrong::new(format!("{} is not the URL of a server", quote(text))).hint(FORM);
+    let (name, port) = match rest.strip_prefix('[') {
+        Some(inner) => {
+            let (addr, after) = inner.split_once(']').ok_or_else(malformed)?;
+            addr.parse::<Ipv6Addr>().map_err(|_| malformed())?;
+            (
+                None,
+                after
+                    .strip_prefix(':')
+                    .or((!after.is_empty()).then_some("")),
+            )
+        }
+        None => match rest.split_once(':') {
+            Some((name, port)) => (Some(name), Some(port)),
+            None => (Some(rest), None),
+        },
+    };
+    if let Some(name) = name {
+        host(name)?;
+    }
+    if let Some(port) = port {
+        let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+        port.parse::<u16>()
+            .ok()
+            .filter(|port| digits && *port > 0)
+            .ok_or_else(malformed)?;
+    }
+    Ok((
+        text.strip_suffix('/').unwrap_or(text).to_owned(),
+        port.is_some(),
+    ))
+}
+
+/// What joins machines to a cluster: a password, or `K10<hash>::<user>:<password>`
+/// with the SHA-256 of the cluster's CA.
+pub(crate) fn token(text: &str) -> Result<(), Wrong> {
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(Wrong::new("the token holds white space")
+            .hint("a token is one word; check for a line break in it"));
+    }
+    let password = match text
+        .strip_prefix("K10")
+        .and_then(|rest| rest.split_once("::"))
+    {
+        Some((hash, rest)) => {
+            if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(
+                    Wrong::new("the hash in the token is not 64 hexadecimal digits")
+                        .hint("the form is K10<hash>::server:<password>; was it copied whole?"),
+                );
+            }
+            rest.split_once(':').map_or(rest, |(_, password)| password)
+        }
+        None => text,
+    };
+    let length = password.chars().count();
+    if length < 16 {
+        return Err(
+            Wrong::new(format!("the token has {length} characters, fewer than 16"))
+                .hint("whoever guesses it owns the cluster; `osctl gen secrets` makes a good one"),
+        );
+    }
+    Ok(())
+}
+
+/// What a PEM text should hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pem {
+    /// One certificate or more.
+    Certificates,
+    /// Exactly one certificate.
+    Certificate,
+    /// Exactly one PKCS#8 private key.
+    PrivateKey,
+}
+
+/// Looks at the form of a PEM text (RFC 7468): labels, base64, and that each
+/// block is one DER sequence. What is in it is not looked at.
+pub(crate) fn pem(text: &str, want: Pem) -> Result<(), Wrong> {
+    let (label, noun) = match want {
+        Pem::Certificates | Pem::Certificate => ("CERTIFICATE", "certificate"),
+        Pem::PrivateKey => ("PRIVATE KEY", "private key"),
+    };
+    let form = format!("it begins with -----BEGIN {label}-----");
+    let mut count = 0;
+    let mut lines = text.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        let Some(found) = line.strip_prefix("-----BEGIN ") else {
+            if line.starts_with("-----") {
+                return Err(Wrong::new("the PEM block has no beginning").hint(form));
+            }
+            continue;
+        };
+        let found = found
+            .strip_suffix("-----")
+            .ok_or_else(|| Wrong::new("the first line of the PEM block is cut"))?;
+        let mut body = String::new();
+        loop {
+            match lines.next() {
+                Some(line) if line.starts_with("-----") => {
+                    if line != format!("-----END {found}-----") {
+                        return Err(Wrong::new(
+                            "the last line of the PEM block does not match its first",
+                        ));
+                    }
+                    break;
+                }
+                Some(line) => body.push_str(line),
+                None => {
+                    return Err(Wrong::new("the PEM block has no end").hint("was it copied whole?"));
+                }
+            }
+        }
+        if found != label {
+            return Err(wrong_label(found, noun));
+        }
+        let der = base64::engine::general_purpose::STANDARD.decode(&body);
+        let der = der
+            .map_err(|_| Wrong::new("the PEM block is not base64").hint("was it copied whole?"))?;
+        if !is_sequence(&der) {
+            return Err(Wrong::new(format!("the PEM block does not hold a {noun}"))
+                .hint("was it copied whole?"));
+        }
+        count += 1;
+    }
+    match (count, want) {
+        (0, _) => Err(Wrong::new(format!("is not a {noun} in PEM form")).hint(form)),
+        (1, _) | (_, Pem::Certificates) => Ok(()),
+        (more, _) => Err(Wrong::new(format!("expected one {noun}, found {more}"))),
+    }
+}
+
+fn wrong_label(found: &str, noun: &str) -> Wrong {
+    match (found, noun) {
+        ("ENCRYPTED PRIVATE KEY", "private key") => Wrong::new("the private key is encrypted")
+            .hint("nobody is there to type the passphrase when the machine boots"),
+        ("EC PRIVATE KEY" | "RSA PRIVATE KEY", "private key") => {
+            Wrong::new("the private key is not in PKCS#8 form")
+                .hint("`openssl pkcs8 -topk8 -nocrypt` converts it")
+        }
+        (found, noun) if found.contains("PRIVATE KEY") => {
+            Wrong::new(format!("expected a {noun}, found a private key"))
+        }
+        ("CERTIFICATE", noun) => Wrong::new(format!("expected a {noun}, found a certificate")),
+        (found, noun) => Wrong::new(format!(
+            "expected a {noun}, found a PEM block {}",
+            quote(found)
+        )),
+    }
+}
+
+/// Whether bytes are one DER sequence and nothing behind it: X.690, section 8.1.
+fn is_sequence(der: &[u8]) -> bool {
+    let (length, header) = match der {
+        [0x30, short @ 0..=0x7f, ..] => (usize::from(*short), 2),
+        [0x30, 0x81, a, ..] => (usize::from(*a), 3),
+        [0x30, 0x82, a, b, ..] => (usize::from(u16::from_be_bytes([*a, *b])), 4),
+        _ => return false,
+    };
+    length > 0 && der.len() == header + length
+}
