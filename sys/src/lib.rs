@@ -8,5 +8,6 @@ pub mod dm;
 pub mod inherit;
 pub mod module;
 pub mod packet;
+pub mod partition;
 pub mod spawn;
 pub mod wait;
