@@ -34,7 +34,7 @@ const APID: pb::User = pb::User { uid: 100, gid: 100 };
 #[derive(Debug, Error)]
 pub enum Error {
     /// A filesystem is missing.
-    #[error("{0}; the kernel lacks what this image needs")]
+    #[error(transparent)]
     Mount(#[from] mount::Error),
     /// A directory could not be made.
     #[error("cannot make {path}")]
@@ -50,6 +50,16 @@ pub enum Error {
     /// The loop failed.
     #[error("cannot supervise")]
     Supervise(#[source] io::Error),
+}
+
+impl Error {
+    /// What a person can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Mount(_) | Self::Cgroups(_) => "the kernel lacks what this image needs",
+            Self::Directory { .. } | Self::Supervise(_) => "if this stays, install again",
+        }
+    }
 }
 
 /// Runs the machine; it comes back only to say why it cannot.

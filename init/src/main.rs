@@ -34,15 +34,17 @@ fn main() -> ExitCode {
             .copied()
             .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("no reason given");
-        give_up(&format!("init panicked{place}: {text}; please report this"));
+        give_up(&format!("init panicked{place}: {text}; please report this"))
     }));
-    let failure = match in_initramfs() {
-        true => boot::run().map_err(|error| console::chain(&error)),
-        false => machine::run().map_err(|error| console::chain(&error)),
+    let (why, hint) = match in_initramfs() {
+        true => match boot::run() {
+            Err(error) => (console::chain(&error), error.hint()),
+        },
+        false => match machine::run() {
+            Err(error) => (console::chain(&error), error.hint()),
+        },
     };
-    match failure {
-        Err(why) => give_up(&why),
-    }
+    give_up(&format!("{why}; {hint}"))
 }
 
 /// Tells every console why, waits, and restarts, so that the boot loader counts the try.

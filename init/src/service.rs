@@ -1,11 +1,13 @@
 //! One service as a state machine: inputs and time go in, what to do comes out. Pure:
 //! it starts, signals and tells nobody by itself.
 //!
-//!     Down ──Started──> Up ──Stop──> Stopping ──(grace over)──> Stopping, killed
-//!      ^                 │                │
-//!      └──Exited (Once)──┴────────────────┤
-//!     Waiting <──Exited (Always)──────────┘
-//!        └──(delay over)──> Spawn ──Started──> Up, or ──Failed──> Waiting
+//! ```text
+//! Down ──Started──> Up ──Stop──> Stopping ──(grace over)──> Stopping, killed
+//!  ^                 │              │
+//!  └──Exited (Once)──┼──────────────┤
+//! Waiting <──Exited (Always)────────┘
+//!    └──(delay over)──> Spawn ──Started──> Up, or ──Failed──> Waiting
+//! ```
 
 use crate::clock::Ms;
 use std::collections::VecDeque;

@@ -29,7 +29,7 @@ pub const INHERITED_FD: i32 = 3;
 /// name at a time, following no symbolic link; missing directories are made.
 #[derive(Clone, Debug)]
 pub struct LogFile {
-    /// An absolute directory that exists.
+    /// An absolute directory; it is made if only its last name is missing.
     pub base: CString,
     /// The directories below it.
     pub directories: Vec<CString>,
@@ -359,13 +359,23 @@ fn above(fd: OwnedFd, least: i32) -> Result<OwnedFd, Errno> {
 
 fn open_log(log: &LogFile) -> Result<OwnedFd, Errno> {
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut at = rustix::fs::openat2(
-        rustix::fs::CWD,
-        log.base.as_c_str(),
-        directory,
-        Mode::empty(),
-        ResolveFlags::NO_SYMLINKS,
-    )?;
+    let open_base = || {
+        rustix::fs::openat2(
+            rustix::fs::CWD,
+            log.base.as_c_str(),
+            directory,
+            Mode::empty(),
+            ResolveFlags::NO_SYMLINKS,
+        )
+    };
+    let mut at = match open_base() {
+        // A fresh disk has no such directory yet.
+        Err(Errno::NOENT) => {
+            rustix::fs::mkdir(log.base.as_c_str(), Mode::from_raw_mode(0o755))?;
+            open_base()?
+        }
+        result => result?,
+    };
     let below = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     for name in &log.directories {
         match rustix::fs::mkdirat(&at, name.as_c_str(), Mode::from_raw_mode(0o750)) {

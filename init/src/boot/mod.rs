@@ -27,22 +27,20 @@ const PATIENCE: clock::Ms = 60_000;
 /// How long the search sleeps between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Why the machine does not boot; each says what to do.
+/// Why the machine does not boot.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The kernel's own filesystems are missing.
-    #[error("{0}; the kernel lacks what this image needs")]
+    #[error(transparent)]
     Mount(#[from] mount::Error),
     /// The command line could not be read.
     #[error("cannot read /proc/cmdline")]
     ReadCommandLine(#[source] io::Error),
     /// The command line does not say which root.
-    #[error("{0}; boot an unchanged Keelson image")]
+    #[error(transparent)]
     CommandLine(#[from] cmdline::Error),
     /// No disk holds the root.
-    #[error(
-        "no disk holds the root partition {uuid} (disks seen: {disks}); check that the disk is attached and its driver is in the image"
-    )]
+    #[error("no disk holds the root partition {uuid} (disks seen: {disks})")]
     NoRoot {
         /// The partition's UUID.
         uuid: String,
@@ -50,19 +48,15 @@ pub enum Error {
         disks: String,
     },
     /// dm-verity refused.
-    #[error(
-        "cannot open the root {device} through dm-verity; if it is damaged, install again: {}",
-        console::chain(source)
-    )]
+    #[error("cannot open the root {device} through dm-verity")]
     Verity {
         /// The partition.
         device: String,
         /// Why.
-        #[source]
         source: dm::Error,
     },
     /// The root could not be mounted.
-    #[error("cannot mount the root {device}; install again if this does not go away")]
+    #[error("cannot mount the root {device}")]
     Root {
         /// The mapped device.
         device: String,
@@ -70,13 +64,28 @@ pub enum Error {
         source: io::Error,
     },
     /// The root could not be entered.
-    #[error("cannot {what}; the image is incomplete")]
+    #[error("cannot {what}")]
     Switch {
         /// What was being done.
         what: &'static str,
         /// Why.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// What a person can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Mount(_) | Self::ReadCommandLine(_) => "the kernel lacks what this image needs",
+            Self::CommandLine(_) => "boot an unchanged Keelson image",
+            Self::NoRoot { .. } => {
+                "check that the disk is attached and that the image has its driver"
+            }
+            Self::Verity { .. } | Self::Root { .. } => "if this stays, install again",
+            Self::Switch { .. } => "the image is incomplete; install another",
+        }
+    }
 }
 
 /// Boots; it comes back only to say why not.
