@@ -4,6 +4,7 @@
 
 mod accel;
 mod api;
+mod cluster;
 mod console;
 mod image;
 mod node;
@@ -12,6 +13,7 @@ mod vm;
 
 pub use accel::{Accel, accel};
 pub use api::{Identity, connect};
+pub use cluster::{Kubectl, fetch};
 pub use console::Console;
 pub use image::{Flavor, Image};
 pub use node::Node;

@@ -128,6 +128,7 @@ fn generate(osctl: &Osctl, orchestrator: &str, behaviour: &str) -> Result<()> {
         orchestrator,
         "--patch",
         "patch.yaml",
+        "--force",
         "--output",
         "machine.yaml",
     ])?;

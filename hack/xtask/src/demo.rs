@@ -5,14 +5,12 @@ use crate::{
     build::{self, Built},
     step::step,
 };
-use anyhow::{Context, Result, bail, ensure};
-use keelson_tests::{Flavor, Guest, Osctl, Vm, is_slow};
+use anyhow::{Context, Result};
+use keelson_tests::{BOOT, Flavor, Guest, Kubectl, Osctl, Vm, fetch, is_slow};
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    path::Path,
+    process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -58,7 +56,7 @@ fn drive(built: &Built, folder: &Path, once: bool) -> Result<()> {
             .folder(folder)
             .start("keelson-demo")?;
         fs::write(folder.join("pid"), vm.pid().to_string())?;
-        vm.console().wait_for("keelson", keelson_tests::BOOT)?;
+        vm.console().wait_for("keelson", BOOT)?;
         Ok(vm)
     })?;
     let fingerprint = step("the node waits in maintenance mode", || {
@@ -83,21 +81,19 @@ fn drive(built: &Built, folder: &Path, once: bool) -> Result<()> {
     step("the node is healthy", || {
         osctl.ok(["health", "--timeout", "15m"]).map(drop)
     })?;
-    let kubectl = Kubectl {
-        program: built
-            .kubectl
-            .clone()
-            .context("this image brings no kubectl")?,
-        folder: folder.to_owned(),
-    };
+    let program = built
+        .kubectl
+        .as_ref()
+        .context("this image brings no kubectl")?;
+    let kubectl = Kubectl::new(program, folder);
     step("get the kubeconfig", || {
         let server = format!("https://{}", vm.address(KUBERNETES));
         osctl.ok(["kubeconfig", "--server", &server]).map(drop)
     })?;
     step("deploy a pod", || {
         fs::write(folder.join("demo.yaml"), MANIFEST)?;
-        kubectl.run(&["apply", "-f", "demo.yaml"])?;
-        kubectl.run(&[
+        kubectl.ok(&["apply", "-f", "demo.yaml"])?;
+        kubectl.ok(&[
             "wait",
             "--for=condition=Ready",
             "pod/hello",
@@ -105,10 +101,10 @@ fn drive(built: &Built, folder: &Path, once: bool) -> Result<()> {
         ])
     })?;
     let page = step("fetch a page from it", || {
-        page(vm.address(NODE_PORT), Duration::from_secs(120))
+        fetch(vm.address(NODE_PORT), Duration::from_secs(120))
     })?;
     eprintln!("\n{}\n", page.trim());
-    eprintln!("{}", kubectl.output(&["get", "nodes,pods", "-o", "wide"])?);
+    eprintln!("{}", kubectl.ok(&["get", "nodes,pods", "-o", "wide"])?);
     for kind in ["service", "address"] {
         eprintln!("{}", osctl.ok(["get", kind])?);
     }
@@ -200,63 +196,4 @@ fn stop_earlier(folder: &Path) -> Result<()> {
         fs::remove_file(disk)?;
     }
     Ok(())
-}
-
-/// kubectl, as the image's orchestrator brings it.
-struct Kubectl {
-    program: PathBuf,
-    folder: PathBuf,
-}
-
-impl Kubectl {
-    fn run(&self, args: &[&str]) -> Result<()> {
-        self.output(args).map(drop)
-    }
-
-    fn output(&self, args: &[&str]) -> Result<String> {
-        let output = Command::new(&self.program)
-            .arg("kubectl")
-            .args(args)
-            .current_dir(&self.folder)
-            .env("KUBECONFIG", self.folder.join("kubeconfig"))
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("starting {}", self.program.display()))?;
-        ensure!(
-            output.status.success(),
-            "kubectl {args:?}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-}
-
-/// Fetches `/` until it is answered with 200.
-fn page(address: SocketAddr, limit: Duration) -> Result<String> {
-    let deadline = Instant::now() + limit;
-    loop {
-        match get(address) {
-            Ok(page) => return Ok(page),
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => sleep(Duration::from_secs(1)),
-        }
-    }
-}
-
-fn get(address: SocketAddr) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(
-        stream,
-        "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .context("the answer is no HTTP")?;
-    if !head.starts_with("HTTP/1.1 200") {
-        bail!("the answer is {}", head.lines().next().unwrap_or_default());
-    }
-    Ok(body.to_owned())
 }

@@ -1,6 +1,8 @@
-//! Generates `api/src/gen/` from the `.proto` files, or tells whether it is stale.
+//! Generates `api/src/gen/` and `docs/api.md` from the `.proto` files, or tells
+//! whether they are stale.
 //! No protoc is needed: protox compiles the files in this process.
 
+use crate::reference;
 use anyhow::{Context, Result, bail};
 use prost::Message as _;
 use std::{collections::BTreeMap, fs, path::Path};
@@ -15,27 +17,28 @@ const PROTOS: [&str; 4] = [
 /// Writes the generated files, or with `check` only compares them.
 pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let wanted = generate(root)?;
-    let dir = root.join("api/src/gen");
     if check {
         let stale: Vec<_> = wanted
             .iter()
-            .filter(|(name, bytes)| fs::read(dir.join(name)).ok().as_ref() != Some(bytes))
-            .map(|(name, _)| format!("api/src/gen/{name}"))
+            .filter(|(path, bytes)| fs::read(root.join(path)).ok().as_ref() != Some(bytes))
+            .map(|(path, _)| path.clone())
             .collect();
         if !stale.is_empty() {
             bail!("{} stale: run `cargo xtask gen`", stale.join(", "));
         }
         return Ok(());
     }
-    fs::create_dir_all(&dir)?;
-    for (name, bytes) in wanted {
-        let path = dir.join(&name);
-        fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
+    fs::create_dir_all(root.join(GEN))?;
+    for (path, bytes) in wanted {
+        fs::write(root.join(&path), bytes).with_context(|| format!("writing {path}"))?;
     }
     Ok(())
 }
 
-/// The generated files by name: Rust sources and the descriptor set.
+/// Where the generated sources go.
+const GEN: &str = "api/src/gen";
+
+/// The generated files by path: Rust sources, the descriptor set, the reference.
 fn generate(root: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let protos = root.join("api/proto");
     let set = protox::compile(PROTOS, [&protos]).context("compiling the .proto files")?;
@@ -47,12 +50,18 @@ fn generate(root: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         .out_dir(out.path())
         .compile_fds(set.clone())
         .context("generating Rust from the .proto files")?;
-    let mut files = BTreeMap::from([("keelson.bin".to_owned(), set.encode_to_vec())]);
+    let mut files = BTreeMap::from([
+        (format!("{GEN}/keelson.bin"), set.encode_to_vec()),
+        (
+            "docs/api.md".to_owned(),
+            reference::write(&set).into_bytes(),
+        ),
+    ]);
     for entry in fs::read_dir(out.path())? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with("keelson.") {
-            files.insert(name, fs::read(entry.path())?);
+            files.insert(format!("{GEN}/{name}"), fs::read(entry.path())?);
         }
     }
     Ok(files)

@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod directions;
 mod generate;
+mod reference;
 mod step;
 mod test;
 
@@ -40,7 +41,7 @@ enum Command {
         #[arg(value_enum, default_value = "k3s")]
         orchestrator: Choice,
     },
-    /// Generate api/src/gen from the .proto files
+    /// Generate api/src/gen and docs/api.md from the .proto files
     Gen {
         /// Only tell whether the generated files are stale
         #[arg(long)]

@@ -1,0 +1,139 @@
+//! A node without a config: what it allows, what it refuses, and that a bad
+//! config changes nothing.
+#![allow(missing_docs)]
+
+use anyhow::Result;
+use keelson_api::v1::{
+    GetConfigRequest, HealthRequest, KindsRequest, KubeconfigRequest, ListServicesRequest,
+    LogsRequest, RebootRequest, ShutdownRequest, VersionRequest,
+    machine_service_client::MachineServiceClient, resource_service_client::ResourceServiceClient,
+};
+use keelson_tests::{Node, connect};
+use std::fs;
+use tonic::Code;
+
+#[tokio::test]
+async fn a_node_without_config_allows_little() -> Result<()> {
+    let (node, fingerprint) = Node::waiting("maintenance")?;
+    let channel = connect(node.vm.address(keelson_api::PORT), None).await?;
+    let mut machine = MachineServiceClient::new(channel.clone());
+    let mut resources = ResourceServiceClient::new(channel);
+
+    assert!(
+        machine
+            .version(VersionRequest {})
+            .await?
+            .into_inner()
+            .maintenance
+    );
+    assert!(
+        resources
+            .kinds(KindsRequest {})
+            .await?
+            .into_inner()
+            .kinds
+            .contains(&"volume".to_owned())
+    );
+    machine.health(HealthRequest { watch: false }).await?;
+    let refused = [
+        machine.get_config(GetConfigRequest::default()).await.err(),
+        machine.kubeconfig(KubeconfigRequest::default()).await.err(),
+        machine.list_services(ListServicesRequest {}).await.err(),
+        machine.logs(LogsRequest::default()).await.err(),
+        machine.reboot(RebootRequest::default()).await.err(),
+        machine.shutdown(ShutdownRequest::default()).await.err(),
+    ];
+    for (index, status) in refused.iter().enumerate() {
+        assert_eq!(
+            status.as_ref().map(tonic::Status::code),
+            Some(Code::PermissionDenied),
+            "call {index}"
+        );
+    }
+
+    a_wrong_fingerprint_is_refused(&node, &fingerprint)?;
+    bad_input_changes_nothing(&node, &fingerprint)?;
+    assert!(
+        machine
+            .version(VersionRequest {})
+            .await?
+            .into_inner()
+            .maintenance
+    );
+    Ok(())
+}
+
+fn a_wrong_fingerprint_is_refused(node: &Node, fingerprint: &str) -> Result<()> {
+    let wrong = format!(
+        "{}{}",
+        if fingerprint.starts_with('0') {
+            '1'
+        } else {
+            '0'
+        },
+        &fingerprint[1..]
+    );
+    let output = apply(node, &wrong, "machine.yaml")?;
+    assert_eq!(output.code, 3, "{}", output.stderr);
+    assert!(
+        output.stderr.contains(fingerprint),
+        "both fingerprints are told: {}",
+        output.stderr
+    );
+    Ok(())
+}
+
+fn bad_input_changes_nothing(node: &Node, fingerprint: &str) -> Result<()> {
+    let good = fs::read_to_string(node.osctl.file("machine.yaml"))?;
+    let bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned()
+        + &('b'..='z')
+            .map(|c| {
+                format!(
+                    "{c}: &{c} [{}]\n",
+                    vec![format!("*{}", (c as u8 - 1) as char); 9].join(", ")
+                )
+            })
+            .collect::<String>();
+    let cases: [(&str, Vec<u8>, &str); 6] = [
+        (
+            "unknown-key",
+            good.replace("hostname:", "hostnam:").into_bytes(),
+            "hostname",
+        ),
+        (
+            "wrong-type",
+            good.replace("role: server", "role: [server]").into_bytes(),
+            "role",
+        ),
+        (
+            "duplicate-key",
+            format!("{good}\nkind: Machine\n").into_bytes(),
+            "kind",
+        ),
+        ("garbage", (0..=255u8).cycle().take(4096).collect(), "error"),
+        ("alias-bomb", bomb.into_bytes(), "error"),
+        ("ten-megabytes", vec![b'a'; 10 << 20], "error"),
+    ];
+    for (name, bytes, told) in cases {
+        let file = format!("{name}.yaml");
+        fs::write(node.osctl.file(&file), bytes)?;
+        let output = apply(node, fingerprint, &file)?;
+        assert_eq!(output.code, 2, "{name}: {}", output.stderr);
+        assert!(output.stderr.contains(told), "{name}: {}", output.stderr);
+    }
+    Ok(())
+}
+
+fn apply(node: &Node, fingerprint: &str, file: &str) -> Result<keelson_tests::Output> {
+    let endpoint = node.vm.endpoint();
+    node.osctl.run([
+        "apply-config",
+        "--insecure",
+        "--cert-fingerprint",
+        fingerprint,
+        "--node",
+        &endpoint,
+        "-f",
+        file,
+    ])
+}

@@ -1,0 +1,63 @@
+//! Who is let in, and who is not.
+#![allow(missing_docs)]
+
+use anyhow::Result;
+use keelson_api::v1::{VersionRequest, machine_service_client::MachineServiceClient};
+use keelson_tests::{Identity, Node, connect};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+#[tokio::test]
+async fn who_has_no_right_is_refused() -> Result<()> {
+    let node = Node::configured("roles", "good")?;
+    let address = node.vm.address(keelson_api::PORT);
+
+    assert!(
+        version(address, None).await.is_err(),
+        "without a certificate"
+    );
+    assert!(
+        version(address, Some(stranger()?)).await.is_err(),
+        "from another CA"
+    );
+
+    node.context("reader", "os:reader")?;
+    node.osctl.ok(["get", "address"])?;
+    for refused in [["reboot"], ["shutdown"], ["kubeconfig"]] {
+        let output = node.osctl.run(refused)?;
+        assert_eq!(
+            output.code, 4,
+            "{refused:?} as a reader: {}{}",
+            output.stdout, output.stderr
+        );
+    }
+    assert_eq!(node.osctl.run(["get", "config", "--show-secrets"])?.code, 4);
+    node.context("operator", "os:operator")?;
+    assert_eq!(node.osctl.run(["kubeconfig"])?.code, 4);
+    Ok(())
+}
+
+async fn version(address: std::net::SocketAddr, identity: Option<Identity>) -> Result<()> {
+    let channel = connect(address, identity).await?;
+    MachineServiceClient::new(channel)
+        .version(VersionRequest {})
+        .await?;
+    Ok(())
+}
+
+/// A certificate that says it is an administrator's, from a CA that nobody knows.
+fn stranger() -> Result<Identity> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    let mut params = CertificateParams::new(Vec::new())?;
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, "os:admin");
+    let key = KeyPair::generate()?;
+    let leaf = params.signed_by(&key, &ca)?;
+    Ok(Identity {
+        chain: vec![leaf.der().clone()],
+        key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+    })
+}

@@ -1,0 +1,92 @@
+//! The daemons may die at any time: the orchestrator does not notice.
+#![allow(missing_docs)]
+
+use anyhow::{Context, Result};
+use keelson_tests::Node;
+use std::time::Duration;
+
+#[test]
+fn killing_the_daemons_does_not_touch_the_orchestrator() -> Result<()> {
+    let node = Node::configured("supervision", "assassin")?;
+    let log = node.wait_for_log("standin", "killed all", Duration::from_secs(600))?;
+    assert_eq!(
+        log.matches("standin server starts").count(),
+        1,
+        "it was started once"
+    );
+    assert!(
+        log.contains("killed machined 10") && log.contains("killed apid 10"),
+        "{log}"
+    );
+
+    let ticks: Vec<u64> = log
+        .lines()
+        .filter_map(|line| line.strip_prefix("tick "))
+        .filter_map(|count| count.parse().ok())
+        .collect();
+    assert!(ticks.len() > 50);
+    assert!(
+        ticks.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "its log has a gap"
+    );
+
+    let services: serde_json::Value =
+        serde_json::from_str(&node.osctl.ok(["service", "list", "-o", "json"])?)?;
+    let text = services.to_string();
+    let started = log
+        .lines()
+        .find_map(|line| line.split("pid ").nth(1))
+        .context("no pid in the log")?;
+    assert!(
+        text.contains(started),
+        "its process is still {started}: {text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn from_inside_nothing_can_be_changed_and_orphans_are_reaped() -> Result<()> {
+    let node = Node::configured("probe", "probe")?;
+    let log = node.wait_for_log("standin", "probe: done", Duration::from_secs(600))?;
+    let probes: Vec<_> = log
+        .lines()
+        .filter(|line| line.starts_with("probe: "))
+        .collect();
+    assert!(
+        !probes
+            .iter()
+            .any(|line| line.contains("wrote") || line.contains("found")),
+        "{probes:#?}"
+    );
+    assert_eq!(
+        probes
+            .iter()
+            .filter(|line| line.contains("refused"))
+            .count(),
+        6,
+        "{probes:#?}"
+    );
+    assert!(
+        log.contains("probe: 300 orphans made, 0 zombies left"),
+        "{probes:#?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn an_orchestrator_that_crashes_is_started_again_and_its_reason_told() -> Result<()> {
+    let node = Node::configured("crash", "crash")?;
+    node.wait_for_log("standin", "told to crash", Duration::from_secs(120))?;
+    let output = node.osctl.run(["health", "--timeout", "5s"])?;
+    assert_eq!(output.code, 5, "{}", output.stderr);
+    let log = node.osctl.ok(["logs", "standin"])?;
+    let starts = log.matches("standin server starts").count();
+    node.wait_for_log("standin", "told to crash", Duration::from_secs(1))?;
+    assert!(starts >= 1);
+    let orchestrator = node.osctl.ok(["get", "orchestrator", "-o", "yaml"])?;
+    assert!(
+        orchestrator.contains("exit") || orchestrator.contains("code 1"),
+        "{orchestrator}"
+    );
+    Ok(())
+}
