@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub mod dm;
+pub mod ethernet;
 pub mod inherit;
 pub mod module;
 pub mod packet;
