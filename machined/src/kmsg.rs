@@ -3,7 +3,7 @@
 
 use futures_util::{Stream, stream};
 use std::{fs::File, io, os::unix::fs::OpenOptionsExt as _};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::net::unix::pipe::Receiver;
 
 /// The largest record the kernel hands out.
 const LARGEST: usize = 8192;
@@ -30,7 +30,8 @@ pub(crate) fn read(
         .read(true)
         .custom_flags(flags)
         .open("/dev/kmsg")?;
-    let kmsg = AsyncFd::with_interest(file, Interest::READABLE)?;
+    // Not a pipe, but read in the same way: one read(2), and poll(2) when it would block.
+    let kmsg = Receiver::from_file_unchecked(file)?;
     Ok(stream::unfold(Some(kmsg), move |kmsg| async move {
         let kmsg = kmsg?;
         match next(&kmsg, follow).await {
@@ -42,22 +43,24 @@ pub(crate) fn read(
 }
 
 /// The next record; `None` at the end unless following.
-async fn next(kmsg: &AsyncFd<File>, follow: bool) -> io::Result<Option<Record>> {
+async fn next(kmsg: &Receiver, follow: bool) -> io::Result<Option<Record>> {
     let mut buffer = vec![0; LARGEST];
     loop {
-        match rustix::io::read(kmsg.get_ref(), &mut buffer[..]) {
+        match kmsg.try_read(&mut buffer) {
             Ok(0) => return Ok(None),
             Ok(length) => {
                 if let Some(record) = parse(&String::from_utf8_lossy(&buffer[..length])) {
                     return Ok(Some(record));
                 }
             }
-            Err(rustix::io::Errno::AGAIN) if follow => kmsg.readable().await?.clear_ready(),
-            Err(rustix::io::Errno::AGAIN) => return Ok(None),
-            // The record was overwritten before it was read: the next read goes on
-            // with the oldest that is left.
-            Err(rustix::io::Errno::PIPE | rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock if follow => kmsg.readable().await?,
+                io::ErrorKind::WouldBlock => return Ok(None),
+                // The record was overwritten before it was read: the next read goes on
+                // with the oldest that is left.
+                io::ErrorKind::BrokenPipe | io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            },
         }
     }
 }

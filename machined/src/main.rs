@@ -1,17 +1,105 @@
 //! The machine daemon: owns the config and the desired state, makes the machine
 //! match it, and answers apid on a unix socket. It never listens on the network,
 //! never starts a long-lived process itself (init does), never calls reboot(2).
-#![allow(dead_code)] // until every part is wired up
 
+mod acquire;
+mod api;
+mod console;
 mod engine;
 mod events;
 mod facts;
+mod health;
 mod identity;
+mod initclient;
 mod kmsg;
 mod logs;
+mod mounted;
 mod noun;
 mod nouns;
+mod orchestrator;
+mod power;
 mod resource;
+mod service;
 mod store;
 
-fn main() {}
+use anyhow::{Context as _, Result};
+use engine::{Nouns, Setup, Wake};
+use std::{os::fd::OwnedFd, path::Path, sync::Arc};
+use tracing_subscriber::filter::LevelFilter;
+
+fn main() -> Result<()> {
+    log();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime
+        .block_on(run())
+        .inspect_err(|error| tracing::error!("{error:#}"))
+}
+
+async fn run() -> Result<()> {
+    // First, while no number can mean a file of our own.
+    let socket = init_socket()?;
+    let init = initclient::Init::new(socket).context("taking over the socket to init")?;
+    let (facts, wake) = (facts::Facts::read(), Wake::default());
+    let (resources, events) = (Arc::new(resource::Store::new()), events::Events::new());
+    let listener = api::listen(Path::new(api::SOCKET))?;
+    let nouns = nouns(&facts, &wake);
+    let handle = engine::start(Setup {
+        facts,
+        init,
+        wake,
+        resources,
+        events,
+        nouns,
+    })?;
+    tokio::spawn(logs::bound(handle.log_files()));
+    initclient::ready().context("telling init that machined serves")?;
+    api::serve(listener, handle).await
+}
+
+/// The nouns, in the order to go over them.
+fn nouns(facts: &facts::Facts, _wake: &Wake) -> Nouns {
+    let disk = Some(facts.boot.disk.as_str())
+        .filter(|disk| !disk.is_empty())
+        .map(Path::new);
+    Nouns {
+        before: Vec::new(),
+        volume: nouns::volume::Volume::new(disk),
+        after: Vec::new(),
+    }
+}
+
+/// Lines to stderr, which init appends to machined's log. Never a secret.
+fn log() {
+    let debug = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let debug = debug
+        .split_ascii_whitespace()
+        .any(|word| word == "keelson.debug");
+    let level = if debug {
+        LevelFilter::DEBUG
+    } else {
+        LevelFilter::INFO
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(false)
+        .with_target(debug)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// The socket to init; `None` where machined runs without init.
+fn init_socket() -> Result<Option<OwnedFd>> {
+    let Some(number) = std::env::var_os("KEELSON_INIT_FD") else {
+        return Ok(None);
+    };
+    let number = number
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .context("KEELSON_INIT_FD is not a number")?;
+    keelson_sys::inherit::take(number)
+        .map(Some)
+        .context("taking over KEELSON_INIT_FD")
+}

@@ -2,7 +2,8 @@
 //! owns the state, and views of what is published. Cheap to clone; holds no state.
 
 use crate::{
-    events::Events, facts::Facts, identity::Credentials, kmsg, logs, resource::Store, store::Stored,
+    events::Events, facts::Facts, identity::Credentials, kmsg, logs,
+    orchestrator::payload::Payload, resource::Store, store::Stored,
 };
 use bytes::Bytes;
 use futures_util::Stream;
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub resources: Arc<Store>,
     /// What happens.
     pub events: Arc<Events>,
+    /// The orchestrator that the image carries.
+    pub payload: Option<Arc<Payload>>,
     /// The stored config; `None` in maintenance.
     pub config: watch::Receiver<Option<Arc<Stored>>>,
     /// The services, sorted by name.
@@ -161,11 +164,6 @@ impl Handle {
         self.shared.config.borrow().clone()
     }
 
-    /// The stored config, and every later one.
-    pub(crate) fn watch_config(&self) -> watch::Receiver<Option<Arc<Stored>>> {
-        self.shared.config.clone()
-    }
-
     /// The services, sorted by name.
     pub(crate) fn services(&self) -> Arc<Vec<v1::Service>> {
         self.shared.services.borrow().clone()
@@ -209,6 +207,11 @@ impl Handle {
         follow: bool,
     ) -> Result<impl Stream<Item = io::Result<kmsg::Record>> + Send + use<>, Error> {
         kmsg::read(follow).map_err(|error| Error::Internal(format!("opening /dev/kmsg: {error}")))
+    }
+
+    /// The logs of all services.
+    pub(crate) fn log_files(&self) -> Vec<PathBuf> {
+        super::views::log_files()
     }
 
     fn log_file(&self, service: &str) -> Result<PathBuf, Error> {

@@ -1,0 +1,588 @@
+//! Keeps the orchestrator running as the config wants it: renders its config, has
+//! init start and stop it, asks how it is, publishes what it sees. When to do what is
+//! `state.rs`'s decision. It does not know which orchestrator it is.
+
+pub(crate) mod needs;
+pub(crate) mod payload;
+mod prepare;
+pub(crate) mod probe;
+mod render;
+pub(crate) mod state;
+
+use crate::{
+    engine::{Outcome, Wanted},
+    events::Events,
+    initclient::{Init, InitEvent},
+    power,
+    resource::{Phase, Resource, Store},
+};
+use keelson_api::{init as proto, v1};
+use keelson_config::{Machine, Role};
+use payload::Payload;
+use probe::Probes;
+use render::Rendered;
+use state::{Input, Life, Output, State};
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    time::sleep_until,
+};
+
+/// Where its output goes.
+pub(crate) const LOG_FILE: &str = "/var/log/keelson/orchestrator.log";
+
+/// What the running one was started with, for a machined that comes after this one.
+const STARTED_WITH: &str = "/run/keelson/orchestrator.started";
+
+/// How long it may take to stop.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How often it is asked how it is.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a start may take before it is called unhealthy. It still runs on.
+const SLOW_START: Duration = Duration::from_secs(600);
+
+/// How the orchestrator is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Status {
+    /// Whether the config wants one.
+    pub wanted: bool,
+    /// Where its service stands.
+    pub service: v1::service::State,
+    /// Its process; 0 if there is none.
+    pub pid: u32,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Why it is in this state.
+    pub message: String,
+    /// Whether the start takes longer than it should.
+    pub overdue: bool,
+    /// What it answered last; `None` while it does not run, or was not asked yet.
+    pub probes: Option<Probes>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Status {
+            wanted: false,
+            service: v1::service::State::Stopped,
+            pid: 0,
+            restarts: 0,
+            message: String::new(),
+            overdue: false,
+            probes: None,
+        }
+    }
+}
+
+/// Asks the task that keeps the orchestrator.
+#[derive(Clone)]
+pub(crate) struct Orchestrator {
+    payload: Option<Arc<Payload>>,
+    asks: mpsc::Sender<Input>,
+    status: watch::Receiver<Status>,
+}
+
+impl Orchestrator {
+    /// The one in the image, if there is one.
+    pub(crate) fn payload(&self) -> Option<&Payload> {
+        self.payload.as_deref()
+    }
+
+    /// How it is, and every change.
+    pub(crate) fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Begins a restart.
+    pub(crate) async fn restart(&self) {
+        self.ask(Input::Restart).await;
+    }
+
+    /// Stops it for good; returns when it does not run any more.
+    pub(crate) async fn halt(&self) {
+        self.ask(Input::Halt).await;
+        let mut status = self.status.clone();
+        // An error says that its task is gone: then there is nothing to wait for.
+        drop(
+            status
+                .wait_for(|status| status.pid == 0 && !status.wanted)
+                .await,
+        );
+    }
+
+    /// The steps that a config would take.
+    pub(crate) fn plan(&self, have: &Machine, want: &Machine) -> Vec<v1::PlannedStep> {
+        let name = self
+            .payload
+            .as_ref()
+            .map_or("orchestrator", |payload| payload.name.as_str());
+        let runs = self.status.borrow().pid != 0;
+        let wants = want.role != Role::None && want.orchestrator.is_some();
+        let same = have.role == want.role
+            && have.orchestrator == want.orchestrator
+            && have.hostname == want.hostname;
+        let step = match (runs, wants) {
+            (false, true) => format!("start {name}"),
+            (true, false) => format!("stop {name}"),
+            (true, true) if !same => format!("restart {name} with its new config"),
+            _ => return Vec::new(),
+        };
+        vec![v1::PlannedStep {
+            noun: "orchestrator".into(),
+            step,
+        }]
+    }
+
+    async fn ask(&self, input: Input) {
+        if self.asks.send(input).await.is_err() {
+            tracing::error!("the task that keeps the orchestrator is gone");
+        }
+    }
+}
+
+/// What it takes to keep the orchestrator.
+pub(crate) struct Parts {
+    pub init: Init,
+    pub wanted: watch::Receiver<Wanted>,
+    pub outcome: watch::Receiver<Outcome>,
+    pub resources: Arc<Store>,
+    pub events: Arc<Events>,
+    pub build_time: u64,
+}
+
+/// Begins to keep the orchestrator that the image carries.
+pub(crate) fn start(payload: Option<Arc<Payload>>, parts: Parts) -> Orchestrator {
+    let (asks, inbox) = mpsc::channel(16);
+    let status = watch::Sender::new(Status::default());
+    let orchestrator = Orchestrator {
+        payload: payload.clone(),
+        asks,
+        status: status.subscribe(),
+    };
+    match payload {
+        Some(payload) => {
+            let subject = format!("service/{}", payload.name);
+            let keeper = Keeper {
+                parts,
+                payload,
+                subject,
+                life: Life::new(),
+                rendered: None,
+                wanted_digest: None,
+                node_name: None,
+                unmet: Vec::new(),
+                connected: None,
+                probes: None,
+                probed: None,
+                status,
+            };
+            tokio::spawn(keeper.run(inbox));
+        }
+        None => parts.resources.replace("orchestrator", vec![none()]),
+    }
+    orchestrator
+}
+
+fn none() -> Resource {
+    Resource::new("orchestrator", "none", Phase::Ready).message("the image carries no orchestrator")
+}
+
+/// The task's state.
+struct Keeper {
+    parts: Parts,
+    payload: Arc<Payload>,
+    subject: String,
+    life: Life,
+    rendered: Option<Rendered>,
+    /// What the life was told to want last.
+    wanted_digest: Option<String>,
+    /// The name of the node, once it was rendered: a host name from DHCP may change, a
+    /// node's may not.
+    node_name: Option<String>,
+    unmet: Vec<String>,
+    /// Since when the machine has an address.
+    connected: Option<Instant>,
+    probes: Option<Probes>,
+    probed: Option<Instant>,
+    status: watch::Sender<Status>,
+}
+
+impl Keeper {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Input>) {
+        let mut events = self.parts.init.events();
+        let (probes, mut answers) = mpsc::channel(1);
+        self.render();
+        self.list().await;
+        loop {
+            self.consider().await;
+            self.publish();
+            self.probe(&probes);
+            let next_look = self.next_look();
+            let input = tokio::select! {
+                input = inbox.recv() => match input {
+                    Some(input) => Some(input),
+                    None => return,
+                },
+                event = events.recv() => match event {
+                    Ok(event) => self.told(event).await,
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        self.list().await;
+                        None
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+                changed = self.parts.wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    None
+                },
+                Some(answer) = answers.recv() => {
+                    self.probes = Some(answer);
+                    None
+                },
+                () = sleep_until(next_look.into()) => Some(Input::Tick),
+            };
+            if let Some(input) = input {
+                self.handle(input).await;
+            }
+        }
+    }
+
+    /// Looks at what is wanted, and as long as it does not run, at what it needs.
+    async fn consider(&mut self) {
+        self.render();
+        let digest = self.rendered.as_ref().map(Rendered::digest);
+        if self.wanted_digest != digest {
+            // What it needs was not looked at for this one.
+            self.handle(Input::Needs(false)).await;
+            self.wanted_digest.clone_from(&digest);
+            self.handle(Input::Want(digest)).await;
+        }
+        if self.life.is_wanted() && self.life.pid().is_none() {
+            self.unmet = self.look();
+            self.handle(Input::Needs(self.unmet.is_empty())).await;
+        }
+    }
+
+    /// What is missing before it can be started.
+    fn look(&mut self) -> Vec<String> {
+        let mut seen = needs::look(&self.parts.resources, self.parts.build_time);
+        let (wanted, outcome) = (self.parts.wanted.borrow(), self.parts.outcome.borrow());
+        seen.settled = outcome.passes > 0 && outcome.generation == wanted.generation;
+        if seen.addresses.is_empty() {
+            self.connected = None;
+        } else {
+            seen.connected_for = self.connected.get_or_insert_with(Instant::now).elapsed();
+        }
+        let clock = self.parts.resources.list("time");
+        seen.unsynchronised = !wanted.machine.time.servers.is_empty()
+            && !clock.iter().any(|time| time.phase == Phase::Ready);
+        let settings = wanted
+            .machine
+            .orchestrator
+            .as_ref()
+            .map(|orchestrator| &orchestrator.settings);
+        let node_ip = settings.is_some_and(|settings| settings.contains_key("node-ip"));
+        needs::unmet(&seen, node_ip)
+    }
+
+    /// When to look again if nothing happens.
+    fn next_look(&self) -> Instant {
+        let pause = match self.life.state() {
+            State::Idle if self.life.is_wanted() => Duration::from_millis(500),
+            _ => PROBE_EVERY,
+        };
+        let usual = Instant::now() + pause;
+        self.life
+            .deadline()
+            .map_or(usual, |deadline| deadline.min(usual))
+    }
+
+    async fn handle(&mut self, input: Input) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            for output in self.life.handle(Instant::now(), input) {
+                match output {
+                    Output::Say(text) => self.parts.events.say(&self.subject, text),
+                    Output::Start => inputs.extend(self.start().await),
+                    Output::Stop => self.stop().await,
+                    Output::CleanUp => power::kill_orchestrator_cgroups(),
+                }
+            }
+            if self.life.pid().is_none() {
+                self.probes = None;
+            }
+        }
+    }
+
+    /// Renders the config anew. Whether it is another one, the life decides.
+    fn render(&mut self) {
+        let machine = self.parts.wanted.borrow_and_update().machine.clone();
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        let configured = machine
+            .hostname
+            .as_ref()
+            .map(|name| name.as_str().to_owned());
+        if configured.is_some() || self.life.pid().is_none() {
+            self.node_name = configured;
+        }
+        let name = self.node_name.clone().unwrap_or(host);
+        let wanted = machine.orchestrator.as_ref();
+        self.rendered =
+            wanted.and_then(|wanted| render::render(&self.payload, machine.role, wanted, &name));
+    }
+
+    async fn told(&mut self, event: InitEvent) -> Option<Input> {
+        let ours = |name: &str| name == self.payload.name;
+        match event {
+            InitEvent::Exited(exited) if ours(&exited.name) => {
+                Some(Input::Exited(exited.pid, ending(&exited)))
+            }
+            InitEvent::Notify(notify) if ours(&notify.name) && notify.ready => {
+                Some(Input::Ready(notify.pid))
+            }
+            InitEvent::Missed(processes) => {
+                self.adopt(processes).await;
+                None
+            }
+            _ => None,
+        }
+    }
+
+    async fn list(&mut self) {
+        match self.parts.init.list().await {
+            Ok(processes) => self.adopt(processes).await,
+            Err(error) => tracing::warn!("asking init what runs: {error}"),
+        }
+    }
+
+    /// Takes over what init runs already, and notices what it does not run any more.
+    async fn adopt(&mut self, processes: Vec<proto::Process>) {
+        let running = processes
+            .into_iter()
+            .find(|process| process.name == self.payload.name);
+        let input = match (running, self.life.pid()) {
+            (Some(process), Some(pid)) if process.pid == pid => {
+                if !process.ready {
+                    return;
+                }
+                Input::Ready(pid)
+            }
+            (Some(process), Some(pid)) => {
+                let how = process
+                    .last
+                    .as_ref()
+                    .filter(|last| last.pid == pid)
+                    .map_or("it ended".into(), ending);
+                Input::Exited(pid, how)
+            }
+            (None, Some(pid)) => Input::Exited(pid, "it ended".into()),
+            (Some(process), None) if process.pid != 0 => {
+                let digest = fs::read_to_string(STARTED_WITH)
+                    .ok()
+                    .map(|text| text.trim().to_owned());
+                let age = boot_time_ms().saturating_sub(process.started_ms);
+                let now = Instant::now();
+                let started = now.checked_sub(Duration::from_millis(age)).unwrap_or(now);
+                self.parts.events.say(
+                    &self.subject,
+                    format!("runs already, process {}", process.pid),
+                );
+                Input::Adopted {
+                    pid: process.pid,
+                    ready: process.ready,
+                    started,
+                    digest,
+                }
+            }
+            _ => return,
+        };
+        Box::pin(self.handle(input)).await;
+    }
+
+    /// Prepares the machine and has init start it.
+    async fn start(&mut self) -> Option<Input> {
+        let Some(rendered) = self.rendered.clone() else {
+            return Some(Input::Failed("nothing is wanted".into()));
+        };
+        let start = render::start(&self.payload, rendered.mode);
+        let digest = rendered.digest();
+        let payload = self.payload.clone();
+        let prepared = tokio::task::spawn_blocking(move || {
+            prepare::prepare(&payload, &rendered)?;
+            prepare::write(Path::new(STARTED_WITH), digest.as_bytes())
+        });
+        let outcome = match prepared.await {
+            Ok(Ok(())) => self
+                .parts
+                .init
+                .start(start)
+                .await
+                .map_err(|error| error.to_string()),
+            Ok(Err(error)) => Err(format!("{error:#}")),
+            Err(error) => Err(error.to_string()),
+        };
+        Some(match outcome {
+            Ok(pid) => {
+                self.probed = None;
+                self.parts
+                    .events
+                    .say(&self.subject, format!("started, process {pid}"));
+                Input::Started(pid)
+            }
+            Err(why) => Input::Failed(why),
+        })
+    }
+
+    async fn stop(&mut self) {
+        let stop = proto::Stop {
+            name: self.payload.name.clone(),
+            signal: 0,
+            grace_ms: u32::try_from(GRACE.as_millis()).unwrap_or(u32::MAX),
+            // What its containers' shims are in: they outlive it.
+            kill_cgroup: false,
+        };
+        if let Err(error) = self.parts.init.stop(stop).await {
+            self.parts
+                .events
+                .say(&self.subject, format!("could not be stopped: {error}"));
+        }
+    }
+
+    /// Asks the running one how it is, beside everything else.
+    fn probe(&mut self, answers: &mpsc::Sender<Probes>) {
+        let runs = matches!(
+            self.life.state(),
+            State::Starting { .. } | State::Ready { .. }
+        );
+        let due = self
+            .probed
+            .is_none_or(|probed| probed.elapsed() >= PROBE_EVERY);
+        let Some(rendered) = self.rendered.as_ref().filter(|_| runs && due) else {
+            return;
+        };
+        self.probed = Some(Instant::now());
+        let (payload, server, answers) = (
+            self.payload.clone(),
+            rendered.mode == "server",
+            answers.clone(),
+        );
+        tokio::spawn(async move {
+            let probes = probe::probe(&payload.data_dir, server).await;
+            // An error only says that machined ends.
+            drop(answers.send(probes).await);
+        });
+    }
+
+    fn publish(&mut self) {
+        let service = match self.life.state() {
+            State::Idle => v1::service::State::Stopped,
+            State::Launching | State::Starting { .. } => v1::service::State::Starting,
+            State::Ready { .. } => v1::service::State::Running,
+            State::Stopping { .. } => v1::service::State::Stopping,
+            State::Backoff { .. } => v1::service::State::Backoff,
+        };
+        let overdue = matches!(self.life.state(), State::Starting { since, .. } if since.elapsed() >= SLOW_START);
+        let message = match self.life.state() {
+            State::Idle if self.life.is_wanted() => format!("waits: {}", self.unmet.join("; ")),
+            State::Starting { .. } if overdue => {
+                format!("not ready after {} s", SLOW_START.as_secs())
+            }
+            State::Starting { .. } => "has not said that it is ready".into(),
+            State::Backoff { why, .. } => why.clone(),
+            _ => String::new(),
+        };
+        let status = Status {
+            wanted: self.life.is_wanted(),
+            service,
+            pid: self.life.pid().unwrap_or(0),
+            restarts: self.life.restarts(),
+            message,
+            overdue,
+            probes: self.probes.clone(),
+        };
+        self.parts
+            .resources
+            .replace("orchestrator", vec![self.resource(&status)]);
+        if overdue && !self.status.borrow().overdue {
+            self.parts
+                .events
+                .say(&self.subject, status.message.as_str());
+        }
+        self.status.send_if_modified(|old| {
+            let changed = *old != status;
+            *old = status;
+            changed
+        });
+    }
+
+    fn resource(&self, status: &Status) -> Resource {
+        use v1::service::State;
+        let (phase, state) = match status.service {
+            State::Running => (Phase::Ready, "ready"),
+            State::Starting if status.overdue => (Phase::Failed, "starting"),
+            State::Starting => (Phase::Pending, "starting"),
+            State::Stopping => (Phase::Pending, "stopping"),
+            State::Backoff => (Phase::Failed, "backoff"),
+            State::Stopped | State::Unspecified if status.wanted => (Phase::Pending, "waiting"),
+            State::Stopped | State::Unspecified => (Phase::Ready, "stopped"),
+        };
+        let mut resource = Resource::new("orchestrator", self.payload.name.as_str(), phase)
+            .message(status.message.as_str())
+            .field("version", self.payload.version.as_str())
+            .field(
+                "mode",
+                self.rendered
+                    .as_ref()
+                    .map_or("none", |rendered| rendered.mode),
+            )
+            .field("state", state)
+            .field("pid", status.pid)
+            .field("restarts", status.restarts);
+        if let Some(probes) = &status.probes {
+            let word = |answer: &probe::Answer| {
+                answer
+                    .as_ref()
+                    .map_or_else(String::clone, |()| "ok".to_owned())
+            };
+            if let Some(answer) = &probes.ping {
+                resource = resource.field("ping", word(answer));
+            }
+            if let Some(answer) = &probes.ready {
+                resource = resource.field("readyz", word(answer));
+            }
+            resource = resource.field("kubelet", word(&probes.kubelet));
+        }
+        resource
+    }
+}
+
+fn ending(exited: &proto::Exited) -> String {
+    match exited.signal {
+        0 => format!("it ended with exit code {}", exited.code),
+        signal => format!("signal {signal} ended it"),
+    }
+}
+
+/// CLOCK_BOOTTIME in milliseconds.
+pub(crate) fn boot_time_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1000
+        + u64::try_from(now.tv_nsec / 1_000_000).unwrap_or(0)
+}
+
+/// The moment of a CLOCK_BOOTTIME in milliseconds.
+pub(crate) fn moment(boot_ms: u64) -> SystemTime {
+    SystemTime::now() - Duration::from_millis(boot_time_ms().saturating_sub(boot_ms))
+}

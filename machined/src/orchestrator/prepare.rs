@@ -1,0 +1,119 @@
+//! What must stand on the machine when the orchestrator starts: its directories, the
+//! binds into the image, its config and token. Every part may be there already.
+
+use super::{payload::Payload, render::Rendered};
+use crate::mounted::is_mount_point;
+use anyhow::{Context as _, Result};
+use rustix::mount::{MountFlags, mount_bind, mount_remount};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink},
+    path::{Path, PathBuf},
+};
+
+/// Where the directory `/etc/rancher` of the read-only root points to.
+const ETC: &str = "/run/etc/rancher";
+
+/// Where a node's password is kept: without it the node cannot join its cluster again.
+const NODE: &str = "/var/lib/rancher/node";
+
+/// Makes all of it. Blocks.
+pub(crate) fn prepare(payload: &Payload, rendered: &Rendered) -> Result<()> {
+    make(Path::new(ETC), 0o700)?;
+    make(Path::new(NODE), 0o700)?;
+    link(Path::new(NODE), &Path::new(ETC).join("node"))?;
+    make(
+        Path::new(super::LOG_FILE)
+            .parent()
+            .unwrap_or(Path::new("/")),
+        0o750,
+    )?;
+    make(&payload.data_dir, 0o755)?;
+    for directory in &payload.directories {
+        make(directory, 0o755)?;
+    }
+    for bind in &payload.binds {
+        show(&bind.from, &bind.to)?;
+    }
+    for path in [&payload.config, &rendered.token_file] {
+        make(path.parent().unwrap_or(Path::new("/")), 0o700)?;
+    }
+    // The token first: a config that names it must find it.
+    write(&rendered.token_file, rendered.token.as_bytes())?;
+    write(&payload.config, rendered.config.as_bytes())
+}
+
+fn make(directory: &Path, mode: u32) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(directory)
+        .with_context(|| format!("making the directory {}", directory.display()))
+}
+
+fn link(to: &Path, at: &Path) -> Result<()> {
+    if fs::read_link(at).is_ok_and(|there| there == to) {
+        return Ok(());
+    }
+    symlink(to, at).with_context(|| format!("linking {} to {}", at.display(), to.display()))
+}
+
+/// Shows a directory of the image at another place, read-only.
+fn show(from: &Path, to: &Path) -> Result<()> {
+    if is_mount_point(to).unwrap_or(false) {
+        return Ok(());
+    }
+    make(to, 0o755)?;
+    let doing = || format!("binding {} to {}", from.display(), to.display());
+    mount_bind(from, to).with_context(doing)?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
+    mount_remount(to, flags, "").with_context(doing)
+}
+
+/// Replaces a file that only root may read.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let doing = || format!("writing {}", path.display());
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let temporary = PathBuf::from(name);
+    let options = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .clone();
+    let mut file = options.open(&temporary).with_context(doing)?;
+    file.write_all(bytes).with_context(doing)?;
+    fs::rename(&temporary, path).with_context(doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_file_is_private_and_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yaml");
+        for text in ["a long first text", "second"] {
+            write(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_link_may_be_there_already_but_not_to_another_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("node");
+        link(Path::new("/var/a"), &at).unwrap();
+        link(Path::new("/var/a"), &at).unwrap();
+        assert!(link(Path::new("/var/b"), &at).is_err());
+    }
+}
