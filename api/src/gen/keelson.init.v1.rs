@@ -284,7 +284,7 @@ pub struct Restarted {
     pub reason: ::prost::alloc::string::String,
 }
 /// A person asked at the machine itself (Ctrl-Alt-Del, the power button). machined
-/// answers with an orderly Power request; if it does not within a minute, or is not
+/// answers with an orderly Power request; if it does not within five minutes, or is not
 /// there, init ends the machine's run by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PowerKey {
