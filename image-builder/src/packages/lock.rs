@@ -75,7 +75,7 @@ mod tests {
         let text = Lock::new("trixie", Arch::Amd64, &packages)
             .text()
             .expect("serialises");
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text);
         let read: Lock = serde_json::from_str(&text).expect("reads back");
         assert_eq!(read.packages.len(), 2);
     }

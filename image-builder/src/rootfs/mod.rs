@@ -64,7 +64,7 @@ pub fn assemble_for(
     step.done(None);
 
     let step = report.step("orchestrator");
-    let orchestrator = orchestrator::prepare(inputs, &inputs.cache, &step)?;
+    let orchestrator = orchestrator::prepare(inputs, arch, report, &step)?;
     match &orchestrator {
         Some(source) => {
             step.detail(&format!(

@@ -172,11 +172,6 @@ impl Modules {
 }
 
 impl Selection {
-    /// How many modules.
-    pub(super) fn len(&self) -> usize {
-        self.modules.len()
-    }
-
     /// `modules.dep` (modules.dep(5)): each module and all it needs, nearest first, so that
     /// loading from the end of the line to its beginning works.
     fn dep(&self) -> String {
