@@ -4,7 +4,7 @@
 // tests and offline demos and must never be used for production.
 //
 // This file picks the subcommand. What each one does is in the file of its
-// noun: server.go, agent.go, datastore.go, kubectl.go.
+// noun: server.go, node.go, datastore.go, kubectl.go.
 package main
 
 import (
