@@ -8,37 +8,28 @@
 //! dropped with its socket.
 
 mod outbox;
+mod process;
+mod requests;
 mod table;
 
 use crate::{
     cgroup::Tree,
     clock::{self, Ms, now},
     console::{self, Level},
-    notify,
-    protocol::{self, Spec},
+    protocol::Spec,
     service::{Backoff, Exit, Input, Output},
 };
-use keelson_api::{INIT_DATAGRAM, init as pb};
-use keelson_sys::{
-    packet::{self, Received, Sent},
-    spawn::{self, Program},
-    wait,
-};
+use keelson_api::init as pb;
+use keelson_sys::wait;
 use nix::sys::{
     signal::{SigSet, Signal, kill},
     signalfd::{SfdFlags, SignalFd},
 };
 use outbox::Outbox;
-use prost::Message as _;
 use rustix::event::{PollFd, PollFlags};
-use std::{
-    ffi::CString,
-    io,
-    os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
-};
+use std::{io, os::fd::OwnedFd, path::PathBuf};
 pub use table::MACHINED;
-use table::{Entry, Table};
+use table::Table;
 
 /// How many children are collected, or datagrams read, before others get their turn.
 const BATCH: usize = 512;
@@ -352,244 +343,6 @@ impl Supervisor {
             Output::Denied(why) => console::log(Level::Debug, &format!("{name}: {why}")),
         }
     }
-
-    /// Starts a service's process; the error is for a person.
-    fn start(&mut self, name: &str) -> Result<i32, String> {
-        let Some(entry) = self.table.get_mut(name) else {
-            return Err("it is not known".into());
-        };
-        let spec = &entry.spec;
-        let fail = |what: &str, error: io::Error| format!("{what}: {error}");
-        let cgroup = self.cgroups.open(&spec.cgroup).map_err(|error| {
-            fail(
-                &format!("cannot make the control group {}", spec.cgroup),
-                error,
-            )
-        })?;
-        let mut env = spec.env.clone();
-        let mut socket = None;
-        if spec.notify {
-            let path = self.notify_dir.join(name);
-            socket = Some(
-                notify_socket(&path, spec)
-                    .map_err(|error| fail("cannot make its notify socket", error))?,
-            );
-            env.push(variable("NOTIFY_SOCKET", &path.to_string_lossy())?);
-        }
-        let mut pair = None;
-        if name == MACHINED {
-            env.push(variable(
-                "KEELSON_INIT_FD",
-                &spawn::INHERITED_FD.to_string(),
-            )?);
-            pair = Some(packet::pair().map_err(|error| fail("cannot make its socket", error))?);
-        }
-        let pid = spawn::spawn(&Program {
-            argv: &spec.argv,
-            env: &env,
-            directory: &spec.directory,
-            cgroup: Some(cgroup.as_fd()),
-            log: spec.log.as_ref().map(|(log, _)| log),
-            inherit: pair.as_ref().map(|(_, theirs)| theirs.as_fd()),
-            limits: &spec.limits,
-            oom_score_adj: spec.oom_score_adj,
-            identity: spec.identity,
-            unprivileged: spec.unprivileged,
-        })
-        .map_err(|error| console::chain(&error))?;
-        let pid = pid.as_raw_nonzero().get();
-        entry.socket = socket;
-        if let Some((ours, _)) = pair {
-            self.link = Some(Link {
-                fd: ours,
-                outbox: Outbox::default(),
-            });
-        }
-        console::log(Level::Info, &format!("{name} was started as process {pid}"));
-        self.input(name, Input::Started { pid });
-        Ok(pid)
-    }
-
-    /// Reads all notify sockets, each for a bounded time.
-    fn hear(&mut self) {
-        for name in self.table.names_with_socket() {
-            self.hear_one(&name);
-        }
-    }
-
-    fn hear_one(&mut self, name: &str) {
-        for _ in 0..BATCH {
-            let Some(entry) = self.table.get_mut(name) else {
-                return;
-            };
-            let Some(socket) = &entry.socket else { return };
-            let vouched = match packet::receive_vouched(socket, NOTIFY_LIMIT) {
-                Ok(Some(vouched)) => vouched,
-                Ok(None) => return,
-                Err(error) => {
-                    console::log(Level::Warning, &format!("notify socket of {name}: {error}"));
-                    entry.socket = None;
-                    return;
-                }
-            };
-            if may_speak(self.speakers, entry, vouched.pid) {
-                let said = notify::parse(&vouched.bytes);
-                self.input(
-                    name,
-                    Input::Notified {
-                        ready: said.ready,
-                        status: said.status,
-                    },
-                );
-            } else {
-                let pid = vouched.pid;
-                console::log(
-                    Level::Debug,
-                    &format!("process {pid} may not speak for {name}"),
-                );
-            }
-        }
-    }
-
-    /// Reads machined's requests, as long as it takes its answers.
-    fn read_requests(&mut self) {
-        for _ in 0..BATCH {
-            let Some(link) = self.link.as_ref().filter(|link| link.outbox.is_empty()) else {
-                return;
-            };
-            match packet::receive(&link.fd, INIT_DATAGRAM) {
-                Ok(Received::Packet(bytes)) => match pb::Request::decode(&bytes[..]) {
-                    Ok(request) => self.request(request),
-                    Err(error) => self.respond(0, Err(format!("that is no request: {error}"))),
-                },
-                Ok(Received::TooLarge) => {
-                    self.respond(
-                        0,
-                        Err(format!("a request is at most {INIT_DATAGRAM} bytes")),
-                    );
-                }
-                Ok(Received::Empty) => return,
-                Ok(Received::Closed) => return self.disconnect("machined closed its socket"),
-                Err(error) => {
-                    return self.disconnect(&format!("machined's socket failed: {error}"));
-                }
-            }
-            self.flush();
-        }
-    }
-
-    fn request(&mut self, request: pb::Request) {
-        use pb::{request::Body, response::Body as Answer};
-        let result = match request.body {
-            Some(Body::Start(start)) => self.start_new(start).map(|pid| {
-                Some(Answer::Started(pb::Started {
-                    pid: pid.unsigned_abs(),
-                }))
-            }),
-            Some(Body::Stop(stop)) => self.stop(&stop).map(|()| None),
-            Some(Body::List(_)) => Ok(Some(Answer::Services(self.table.list()))),
-            Some(Body::Power(power)) => self.power(power).map(|()| None),
-            None => Err("a request that this init does not know".into()),
-        };
-        self.respond(request.id, result);
-    }
-
-    fn start_new(&mut self, start: pb::Start) -> Result<i32, String> {
-        let spec = Spec::check(start, &self.log_roots).map_err(|refusal| refusal.to_string())?;
-        let name = spec.name.clone();
-        self.table.add(spec)?;
-        self.start(&name)
-    }
-
-    fn stop(&mut self, stop: &pb::Stop) -> Result<(), String> {
-        let (signal, grace, kill_cgroup) =
-            protocol::check_stop(stop).map_err(|refusal| refusal.to_string())?;
-        match self.table.get_mut(&stop.name) {
-            None => return Err(format!("there is no service named {:?}", stop.name)),
-            Some(entry) if entry.service.life().is_none() => {
-                return Err(format!("{} does not run", stop.name));
-            }
-            Some(_) => {}
-        }
-        self.input(
-            &stop.name,
-            Input::Stop {
-                signal,
-                grace,
-                kill_cgroup,
-            },
-        );
-        Ok(())
-    }
-
-    fn power(&mut self, power: pb::Power) -> Result<(), String> {
-        let action = power.action();
-        if action == pb::power::Action::Unspecified {
-            return Err("the action is missing".into());
-        }
-        self.ending = Some(Ending {
-            action,
-            reason: power.reason,
-        });
-        Ok(())
-    }
-
-    fn respond(&mut self, id: u64, result: Result<Option<pb::response::Body>, String>) {
-        if let Some(link) = &mut self.link {
-            link.outbox
-                .response(protocol::response(id, result).encode_to_vec());
-        }
-    }
-
-    fn event(&mut self, body: pb::message::Body) {
-        if let Some(link) = &mut self.link {
-            link.outbox
-                .event(pb::Message { body: Some(body) }.encode_to_vec());
-        }
-    }
-
-    /// Sends what waits, as far as machined takes it.
-    fn flush(&mut self) {
-        loop {
-            let Some(link) = &mut self.link else { return };
-            if link.outbox.take_lost() {
-                let list = pb::response::Body::Services(self.table.list());
-                self.respond(0, Ok(Some(list)));
-                continue;
-            }
-            let Some(bytes) = link.outbox.front() else {
-                return;
-            };
-            match packet::send(&link.fd, bytes) {
-                Ok(Sent::Whole) => link.outbox.pop(),
-                Ok(Sent::Full) => return,
-                Ok(Sent::Closed) => return self.disconnect("machined closed its socket"),
-                Err(error) => {
-                    return self.disconnect(&format!("machined's socket failed: {error}"));
-                }
-            }
-        }
-    }
-
-    /// Without its socket machined can do nothing for the machine: it is ended, if it
-    /// has not ended already, and started again with a new one.
-    fn disconnect(&mut self, why: &str) {
-        console::log(Level::Warning, why);
-        self.link = None;
-        let life = self
-            .table
-            .get_mut(MACHINED)
-            .and_then(|entry| entry.service.life().cloned());
-        if let Some(life) = life {
-            self.output(
-                MACHINED,
-                Output::Signal {
-                    pid: life.pid,
-                    signal: 9,
-                },
-            );
-        }
-    }
 }
 
 /// What an action does, for the console.
@@ -598,31 +351,4 @@ pub fn verb(action: pb::power::Action) -> &'static str {
         pb::power::Action::PowerOff => "powering off",
         pb::power::Action::Reboot | pb::power::Action::Unspecified => "rebooting",
     }
-}
-
-fn variable(name: &str, value: &str) -> Result<CString, String> {
-    CString::new(format!("{name}={value}")).map_err(|_| format!("{name} holds a zero byte"))
-}
-
-/// A fresh socket that only the service's user can reach.
-fn notify_socket(path: &Path, spec: &Spec) -> io::Result<OwnedFd> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let socket = packet::bind_vouched(path)?;
-    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    if let Some(identity) = spec.identity {
-        std::os::unix::fs::chown(path, Some(identity.uid), Some(identity.gid))?;
-    }
-    Ok(socket)
-}
-
-/// A process that has ended already cannot be told to be a member: it is not heard,
-/// unless it is the main process, which is known by its id.
-fn may_speak(speakers: Speakers, entry: &Entry, pid: i32) -> bool {
-    entry.service.life().is_some_and(|life| life.pid == pid)
-        || speakers == Speakers::Cgroup
-            && std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
-                .is_ok_and(|text| notify::is_member(&text, &entry.spec.cgroup))
 }
