@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 /// A new cluster in five steps:
 ///   osctl gen secrets
 ///   osctl gen config --secrets secrets.yaml --hostname server-1
-///   osctl apply-config -f machine.yaml --insecure --endpoint HOST --cert-fingerprint FINGERPRINT
+///   osctl apply-config -f machine.yaml --insecure --endpoint HOST --cert-fingerprint FP
 ///   osctl config add demo --secrets secrets.yaml --endpoint HOST
 ///   osctl health
 #[derive(Debug, Parser)]

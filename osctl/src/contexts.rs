@@ -196,13 +196,10 @@ impl Contexts {
 }
 
 /// The name that was probably meant.
-pub(crate) fn nearest<'a, S: AsRef<str>>(
+pub(crate) fn nearest<'a, S: AsRef<str> + 'a>(
     wrong: &str,
     names: impl IntoIterator<Item = &'a S>,
-) -> Option<&'a str>
-where
-    S: 'a,
-{
+) -> Option<&'a str> {
     names
         .into_iter()
         .map(|name| {

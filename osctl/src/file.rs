@@ -67,15 +67,24 @@ fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<()> {
         .and_then(|()| file.sync_all())
         .and_then(|()| match existing {
             Existing::Replace => fs::rename(&temporary, &target),
-            // A link fails where the name is taken; a rename would replace it.
-            Existing::Refuse => {
-                fs::hard_link(&temporary, &target).and_then(|()| fs::remove_file(&temporary))
-            }
+            Existing::Refuse => rename_new(&temporary, &target),
         });
     if result.is_err() && temporary.exists() {
         fs::remove_file(&temporary)?;
     }
     result
+}
+
+/// Renames a file, but not over another one.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    // A link fails where the name is taken; a rename would replace what is there.
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // Not every filesystem has links.
+        Err(_) if to.symlink_metadata().is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(_) => fs::rename(from, to),
+    }
 }
 
 /// A name in the same folder that nothing else uses.

@@ -86,8 +86,10 @@ fn certificate(target: &Target, shown: Option<&Shown>, reason: &CertificateError
                 format!("{endpoint} is not the node with the fingerprint given"),
             )
             .passing(false)
-            .cause(fingerprint)
-            .cause(format!("--cert-fingerprint is               {pin}"))
+            .cause(format!("the fingerprint given is {pin}"))
+            .cause(shown.map_or(fingerprint, |it| {
+                format!("the fingerprint shown is {}", it.fingerprint)
+            }))
             .hint(
                 "the node's console shows its fingerprint; once it has a config, it is reached \
 without --insecure",
@@ -182,7 +184,7 @@ pub(super) fn status(target: &Target, what: &str, status: &Status, testimony: &T
     match status.code() {
         Code::PermissionDenied | Code::Unauthenticated => new(Kind::Denied).hint(match &*target.trust {
             Trust::Context(identity) => format!(
-                "`osctl config list` shows the role of context {:?}; the call needs a higher one, or the node has no config yet",
+                "`osctl config list` shows the role of context {:?}; the call needs a higher one",
                 identity.context
             ),
             _ => "a node without config does little more than take its first one".to_owned(),

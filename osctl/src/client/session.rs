@@ -16,12 +16,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::AsyncBufReadExt, net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 use tonic::{Response, Status, Streaming, transport::Channel};
 
 /// How long a connection may take to be made.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long to wait for a node's first word. One that says nothing is spoken to.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// How long one call may take.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(30);
@@ -62,10 +65,17 @@ impl Session {
             .map_err(|error| failure::connect(endpoint, &error))?;
         tcp.set_nodelay(true)
             .map_err(|error| failure::connect(endpoint, &error))?;
-        let stream = TlsConnector::from(Arc::new(config))
+        let refused = |error| failure::handshake(target, seen.get(), &error);
+        let mut stream = TlsConnector::from(Arc::new(config))
             .connect(name, tcp)
             .await
-            .map_err(|error| failure::handshake(target, seen.get(), &error))?;
+            .map_err(refused)?;
+        // In TLS 1.3 our side of the handshake ends before the node has looked at our
+        // certificate. Were we to write now, its refusal could be lost in a reset
+        // connection. A node speaks first (HTTP/2 SETTINGS), or refuses.
+        if let Ok(spoken) = timeout(FIRST_WORD, stream.fill_buf()).await {
+            spoken.map_err(refused)?;
+        }
         let testimony = Testimony::default();
         let channel = channel(endpoint, Witness::new(stream, testimony.clone()))
             .await

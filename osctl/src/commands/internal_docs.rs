@@ -27,7 +27,19 @@ fn page() -> String {
 
 fn section(command: &mut Command, parent: &str, level: usize, page: &mut String) {
     let name = format!("{parent}{}", command.get_name());
-    let help = command.render_long_help().to_string();
+    // The global options are told once, on top.
+    let hide = |arg: clap::Arg| {
+        if arg.is_global_set() {
+            arg.hide(true)
+        } else {
+            arg
+        }
+    };
+    let help = match parent {
+        "" => command.render_long_help(),
+        _ => command.clone().mut_args(hide).render_long_help(),
+    }
+    .to_string();
     let help: String = help
         .lines()
         .map(|line| format!("{}\n", line.trim_end()))

@@ -46,8 +46,8 @@ runs pods, and none runs no orchestrator at all.",
     ),
     note(
         "machine.time",
-        "Where the time comes from.",
-        "time:\n  servers: [0.pool.ntp.org, 1.pool.ntp.org]",
+        "Where the time comes from. Without it: four servers of pool.ntp.org.",
+        "time:\n  servers: [ntp1.example.com, ntp2.example.com]",
     ),
     note(
         "machine.api",

@@ -1,0 +1,8 @@
+//! osctl from the outside: the program itself, alone and against a node on
+//! loopback that answers from a script.
+
+mod calls;
+mod desk;
+mod first_config;
+mod node;
+mod offline;
