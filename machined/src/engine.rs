@@ -14,22 +14,26 @@
 //! Nothing slow is waited for here: the nouns are kept by `pass.rs`, the orchestrator
 //! by `orchestrator.rs`, the end of the machine's run by `power.rs`, each a task.
 
+mod apply;
+mod certify;
 mod check;
 mod handle;
 mod pass;
+#[cfg(test)]
+mod tests;
 mod uevent;
 mod views;
 
-pub(crate) use handle::{Applied, Apply, Error, Handle, Power};
+pub(crate) use handle::{Apply, Error, Handle, Power};
 pub(crate) use pass::{Outcome, Wanted};
 
 use crate::{
-    acquire::{Found, Platform},
-    console,
+    acquire::Platform,
+    console::Console,
     events::Events,
     facts::Facts,
     health,
-    identity::{self, Credentials, Identity, Names},
+    identity::{self, Credentials, Identity},
     initclient::{Init, InitEvent},
     noun::{Noun as _, Reconcile},
     nouns::volume::{Availability, Volume, Which},
@@ -44,7 +48,7 @@ use keelson_api::{
     init::{self as proto, power::Action},
     v1,
 };
-use keelson_config::{Machine, Role};
+use keelson_config::Machine;
 use pass::{Passes, Question};
 use std::{
     path::{Path, PathBuf},
@@ -52,8 +56,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use tokio::{
-    sync::{Notify, broadcast, mpsc, oneshot, watch},
-    time::{interval, sleep, timeout},
+    sync::{Notify, broadcast, mpsc, watch},
+    time::{interval, sleep},
 };
 
 /// Wakes the loop: whoever sees that the machine may have changed calls
@@ -65,9 +69,6 @@ const STATE: &str = "/system/state";
 
 /// How long the partition of STATE is waited for.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long a caller waits for the steps of a plan.
-const PLAN_PATIENCE: Duration = Duration::from_secs(4);
 
 /// How often the owner looks at what tells nobody: the clock, STATE.
 const EVERY: Duration = Duration::from_secs(10);
@@ -97,6 +98,10 @@ pub(crate) struct Setup {
     pub resources: Arc<Store>,
     /// Where all that happens is told.
     pub events: Arc<Events>,
+    /// Where the machine's id goes: the nouns read it there.
+    pub machine_id: watch::Sender<String>,
+    /// Where the person at the machine is told what it waits for.
+    pub console: Console,
     /// The nouns.
     pub nouns: Nouns,
 }
@@ -109,6 +114,8 @@ pub(crate) fn start(setup: Setup) -> anyhow::Result<Handle> {
         wake,
         resources,
         events,
+        console,
+        machine_id,
         mut nouns,
     } = setup;
     let payload =
@@ -119,8 +126,16 @@ pub(crate) fn start(setup: Setup) -> anyhow::Result<Handle> {
             );
             None
         });
-    let (handle, mut engine, inbox) =
-        Engine::new(facts, init, resources, events, payload.map(Arc::new))?;
+    let (handle, mut engine, inbox) = Engine::new(Ground {
+        facts,
+        init,
+        resources,
+        events,
+        console,
+        machine_id,
+        payload: payload.map(Arc::new),
+    })?;
+    engine.platform = Some(Platform::default());
     tokio::spawn(async move {
         let state = mount_state(&mut nouns.volume).await;
         engine.open(state);
@@ -168,6 +183,17 @@ async fn mount_state(volume: &mut Volume) -> Result<PathBuf, String> {
     }
 }
 
+/// What the owner stands on.
+struct Ground {
+    facts: Facts,
+    init: Init,
+    resources: Arc<Store>,
+    events: Arc<Events>,
+    console: Console,
+    machine_id: watch::Sender<String>,
+    payload: Option<Arc<Payload>>,
+}
+
 /// The owner.
 struct Engine {
     facts: Facts,
@@ -178,7 +204,9 @@ struct Engine {
     /// Where configs are stored, or why none can be.
     configs: Result<Configs, String>,
     identity: Identity,
-    platform: Platform,
+    /// What the platform offers; `None` where it is not asked.
+    platform: Option<Platform>,
+    console: Console,
     config: watch::Sender<Option<Arc<Stored>>>,
     wanted: watch::Sender<Wanted>,
     services: watch::Sender<Arc<Vec<v1::Service>>>,
@@ -202,13 +230,16 @@ struct Running {
 }
 
 impl Engine {
-    fn new(
-        facts: Facts,
-        init: Init,
-        resources: Arc<Store>,
-        events: Arc<Events>,
-        payload: Option<Arc<Payload>>,
-    ) -> anyhow::Result<(Handle, Self, mpsc::Receiver<Command>)> {
+    fn new(ground: Ground) -> anyhow::Result<(Handle, Self, mpsc::Receiver<Command>)> {
+        let Ground {
+            facts,
+            init,
+            resources,
+            events,
+            console,
+            machine_id,
+            payload,
+        } = ground;
         let (commands, inbox) = mpsc::channel(16);
         let machine = Arc::new(Machine::maintenance());
         let now = identity::sane(SystemTime::now(), facts.release.build_time);
@@ -219,7 +250,8 @@ impl Engine {
             payload,
             configs: Err("STATE is not mounted yet".into()),
             identity: Identity::load(None, now)?,
-            platform: Platform::default(),
+            platform: None,
+            console,
             config: watch::Sender::new(None),
             wanted: watch::Sender::new(Wanted {
                 generation: 0,
@@ -228,7 +260,7 @@ impl Engine {
             services: watch::Sender::default(),
             health: watch::Sender::default(),
             credentials: watch::Sender::new(None),
-            machine_id: watch::Sender::default(),
+            machine_id,
             greeting: String::new(),
             certificate_problem: None,
             ending: false,
@@ -289,9 +321,6 @@ impl Engine {
             }
         }
         let id = self.identity.machine_id().to_owned();
-        if let Err(error) = views::write_machine_id(&id) {
-            tracing::warn!("writing /run/etc/machine-id: {error}");
-        }
         self.machine_id.send_replace(id);
         self.certify();
         self.greet();
@@ -397,90 +426,6 @@ impl Engine {
         }
     }
 
-    async fn apply(&mut self, apply: Apply, running: Option<&Running>) -> Result<Applied, Error> {
-        if self.ending {
-            return Err(Error::FailedPrecondition(
-                "the machine is going down".into(),
-            ));
-        }
-        if apply.only_first && self.config.borrow().is_some() {
-            let text = "this machine has its first config: further ones need a client certificate of its administrators";
-            return Err(Error::FailedPrecondition(text.into()));
-        }
-        let carried = self.payload.as_ref().map(|payload| payload.name.as_str());
-        let (machine, mut diagnostics) = check::check(&apply.file_name, &apply.config, carried)?;
-        let machine = Arc::new(machine);
-        let have = self.wanted.borrow().machine.clone();
-        let mut steps = Vec::new();
-        if let Some(running) = running {
-            match plan(&running.questions, machine.clone()).await {
-                Some(planned) => steps = planned,
-                None => diagnostics.push(late(&apply.file_name)),
-            }
-            steps.extend(running.orchestrator.plan(&have, &machine));
-        }
-        if apply.dry_run {
-            return Ok(Applied {
-                diagnostics,
-                steps,
-                generation: 0,
-            });
-        }
-        if let Some(stored) = self
-            .config
-            .borrow()
-            .as_ref()
-            .filter(|stored| stored.bytes == apply.config)
-        {
-            return Ok(Applied {
-                diagnostics,
-                steps,
-                generation: stored.generation,
-            });
-        }
-        let configs = self.configs.clone().map_err(|why| {
-            Error::FailedPrecondition(format!(
-                "the config cannot be stored, so it is not applied: {why}"
-            ))
-        })?;
-        let applied = SystemTime::now();
-        let (bytes, source) = (apply.config.clone(), apply.source.clone());
-        let saved =
-            tokio::task::spawn_blocking(move || configs.save(&bytes, &source, applied)).await;
-        let generation = match saved {
-            Ok(Ok(generation)) => generation,
-            Ok(Err(error)) => return Err(Error::Internal(format!("storing the config: {error}"))),
-            Err(error) => return Err(Error::Internal(format!("storing the config: {error}"))),
-        };
-        self.events.say(
-            "config",
-            format!("generation {generation} stored by {}", apply.source),
-        );
-        self.publish(Stored {
-            generation,
-            bytes: apply.config,
-            applied,
-            source: apply.source,
-            machine,
-        });
-        self.certify();
-        self.greet();
-        Ok(Applied {
-            diagnostics,
-            steps,
-            generation,
-        })
-    }
-
-    fn publish(&mut self, stored: Stored) {
-        let wanted = Wanted {
-            generation: stored.generation,
-            machine: stored.machine.clone(),
-        };
-        self.config.send_replace(Some(Arc::new(stored)));
-        self.wanted.send_replace(wanted);
-    }
-
     async fn restart(&mut self, name: &str, running: &Running) -> Result<(), Error> {
         if self
             .payload
@@ -537,54 +482,6 @@ impl Engine {
         ));
     }
 
-    /// In maintenance: applies a config that the platform offers.
-    async fn look_at_platform(&mut self) {
-        if self.config.borrow().is_some() || self.configs.is_err() {
-            return;
-        }
-        let mut platform = std::mem::take(&mut self.platform);
-        let looked = tokio::task::spawn_blocking(move || {
-            let looked = platform.look();
-            (platform, looked)
-        });
-        let (found, problems) = match looked.await {
-            Ok((platform, looked)) => {
-                self.platform = platform;
-                looked
-            }
-            Err(error) => (Vec::new(), vec![format!("looking for a config: {error}")]),
-        };
-        for problem in problems {
-            self.events.say("config", problem);
-        }
-        for Found { bytes, source } in found {
-            self.events.say("config", format!("found one: {source}"));
-            let apply = Apply {
-                config: bytes.into(),
-                file_name: source.clone(),
-                source: source.clone(),
-                dry_run: false,
-                only_first: true,
-            };
-            match self.apply(apply, None).await {
-                Ok(_) => return,
-                Err(Error::InvalidConfig(diagnostics)) => {
-                    for diagnostic in diagnostics {
-                        console::say(diagnostic.rendered.trim_end());
-                        self.events.say("config", diagnostic.rendered);
-                    }
-                }
-                Err(error) => {
-                    console::say(&format!("the config from {source} is not used: {error}"));
-                    self.events.say(
-                        "config",
-                        format!("the one from {source} is not used: {error}"),
-                    );
-                }
-            }
-        }
-    }
-
     /// STATE was not there, and now it may be.
     fn state_again(&mut self, volumes: &mut watch::Receiver<crate::nouns::volume::Volumes>) {
         let mounted = volumes.borrow_and_update().state == Availability::Mounted;
@@ -593,114 +490,8 @@ impl Engine {
         }
     }
 
-    /// Makes what apid serves with, as far as it is not good any more.
-    fn certify(&mut self) {
-        let machine = self.wanted.borrow().machine.clone();
-        let credentials = match &machine.api {
-            None => self.identity.maintenance(),
-            Some(api) => {
-                let mut names = Names::new(self.identity.machine_id());
-                names.add(&views::hostname());
-                api.sans.iter().for_each(|name| names.add(name));
-                orchestrator::needs::addresses(&self.resources)
-                    .iter()
-                    .for_each(|address| names.add(address));
-                match self.identity.serving(api, &names, self.now()) {
-                    Ok((credentials, reason)) => {
-                        self.certificate_problem = None;
-                        if let Some(reason) = reason {
-                            self.events
-                                .say("certificate", format!("made a new one: {reason}"));
-                        }
-                        credentials
-                    }
-                    Err(error) => {
-                        let problem = format!("{:#}", anyhow::Error::from(error));
-                        if self.certificate_problem.as_ref() != Some(&problem) {
-                            self.events.say("certificate", problem.as_str());
-                            self.certificate_problem = Some(problem);
-                        }
-                        return;
-                    }
-                }
-            }
-        };
-        self.credentials.send_if_modified(|old| {
-            let changed = old.as_deref() != Some(&credentials);
-            *old = Some(Arc::new(credentials));
-            changed
-        });
-    }
-
-    /// Tells the person at the console where the machine is and what it waits for.
-    fn greet(&mut self) {
-        let Some(fingerprint) = self.credentials.borrow().as_ref().map(|c| c.fingerprint()) else {
-            return;
-        };
-        let addresses = orchestrator::needs::addresses(&self.resources);
-        let machine = self.wanted.borrow().machine.clone();
-        let text = match (&*self.config.borrow(), addresses.first()) {
-            (None, None) => {
-                format!("waiting for a config and for a network address, fingerprint {fingerprint}")
-            }
-            (None, Some(address)) => {
-                let host = if address.contains(':') {
-                    format!("[{address}]")
-                } else {
-                    address.clone()
-                };
-                format!(
-                    "waiting for a config: osctl apply-config --insecure --cert-fingerprint {fingerprint} \
-                     --endpoint {host}:{} -f machine.yaml",
-                    keelson_api::PORT
-                )
-            }
-            (Some(_), _) => {
-                let role = match machine.role {
-                    Role::Server => "server",
-                    Role::Agent => "agent",
-                    Role::None => "no role",
-                };
-                let at = if addresses.is_empty() {
-                    "no address yet".to_owned()
-                } else {
-                    addresses.join(", ")
-                };
-                format!("{} ({role}), {at}", views::hostname())
-            }
-        };
-        if text != self.greeting {
-            console::say(&text);
-            self.greeting = text;
-        }
-    }
-
     fn now(&self) -> SystemTime {
         identity::sane(SystemTime::now(), self.facts.release.build_time)
-    }
-}
-
-/// The steps of the nouns; `None` if they have too much to do to say.
-async fn plan(
-    questions: &mpsc::Sender<Question>,
-    machine: Arc<Machine>,
-) -> Option<Vec<v1::PlannedStep>> {
-    let (reply, answer) = oneshot::channel();
-    let exchange = async {
-        questions.send(Question { machine, reply }).await.ok()?;
-        answer.await.ok()
-    };
-    timeout(PLAN_PATIENCE, exchange).await.ok().flatten()
-}
-
-fn late(file_name: &str) -> v1::Diagnostic {
-    let message = "the machine is busy with a step that takes long: its plan is not known yet";
-    v1::Diagnostic {
-        severity: v1::diagnostic::Severity::Warning.into(),
-        file: file_name.to_owned(),
-        message: message.into(),
-        rendered: format!("warning: {message}\n"),
-        ..Default::default()
     }
 }
 

@@ -13,12 +13,17 @@ use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ED25519, SanType, SerialNumber,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::{
+    RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 use std::{
     collections::BTreeSet,
     fmt, fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
@@ -226,16 +231,8 @@ impl Identity {
             .map_err(bad("issuer.cert"))?;
         let reason = self.stale(&issuer_cert, names, now);
         if reason.is_some() {
-            let bad = |what| {
-                move |cause: rcgen::Error| IdentityError::Config {
-                    what,
-                    cause: Box::new(cause),
-                }
-            };
-            let key = KeyPair::from_pem(api.issuer.key.reveal()).map_err(bad("issuer.key"))?;
-            let issuer = Issuer::from_ca_cert_der(&issuer_cert, key).map_err(bad("issuer.cert"))?;
-            let leaf = leaf_params(names, now)?.signed_by(&self.node.key, &issuer)?;
-            self.node.chain = vec![leaf.der().clone(), issuer_cert];
+            let leaf = sign(api, &issuer_cert, names, now, &self.node.key)?;
+            self.node.chain = vec![leaf, issuer_cert];
             // A leaf that cannot be kept still serves: the next machined makes another.
             if let Err(error) = save(
                 self.dir.as_deref(),
@@ -266,6 +263,69 @@ impl Identity {
         };
         leaf.stale(names, self.node.key.public_key_raw(), now)
     }
+}
+
+/// Whether callers that trust the config's CA will trust what its issuer issues: a
+/// config where this fails would lock everybody out. Clocks do not matter.
+pub(crate) fn check(api: &Api) -> Result<(), IdentityError> {
+    let wrong = |what| move |cause| IdentityError::Config { what, cause };
+    let mut roots = RootCertStore::empty();
+    for ca in CertificateDer::pem_slice_iter(api.ca.as_bytes()) {
+        let ca = ca.map_err(|cause| wrong("ca")(cause.into()))?;
+        roots.add(ca).map_err(|cause| wrong("ca")(cause.into()))?;
+    }
+    let issuer = CertificateDer::from_pem_slice(api.issuer.cert.as_bytes())
+        .map_err(|cause| wrong("issuer.cert")(cause.into()))?;
+    let moment = x509_parser::certificate::X509Certificate::from_der(&issuer)
+        .map_err(|cause| wrong("issuer.cert")(cause.to_string().into()))
+        .map(|(_, certificate)| {
+            certificate
+                .validity()
+                .not_before
+                .timestamp()
+                .saturating_add(60)
+        })?;
+    // A certificate for a moment in which the issuer was valid.
+    let moment = sane(SystemTime::UNIX_EPOCH, u64::try_from(moment).unwrap_or(0));
+    let key = KeyPair::generate_for(&PKCS_ED25519)?;
+    let leaf = sign(api, &issuer, &Names::new("check"), moment, &key)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|cause| wrong("ca")(cause.into()))?;
+    let name =
+        ServerName::try_from(NODE_NAME).map_err(|cause| wrong("issuer.cert")(cause.into()))?;
+    let at = moment
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    verifier
+        .verify_server_cert(&leaf, &[issuer], &name, &[], UnixTime::since_unix_epoch(at))
+        .map(drop)
+        .map_err(|cause| {
+            wrong("issuer.cert")(format!("the CA does not trust what it issues: {cause}").into())
+        })
+}
+
+/// Has the config's issuer sign a leaf.
+fn sign(
+    api: &Api,
+    issuer: &CertificateDer<'_>,
+    names: &Names,
+    now: SystemTime,
+    key: &KeyPair,
+) -> Result<CertificateDer<'static>, IdentityError> {
+    let wrong = |what| {
+        move |cause: rcgen::Error| IdentityError::Config {
+            what,
+            cause: Box::new(cause),
+        }
+    };
+    let issuer_key = KeyPair::from_pem(api.issuer.key.reveal()).map_err(wrong("issuer.key"))?;
+    let issuer = Issuer::from_ca_cert_der(issuer, issuer_key).map_err(wrong("issuer.cert"))?;
+    Ok(leaf_params(names, now)?
+        .signed_by(key, &issuer)?
+        .der()
+        .clone())
 }
 
 /// What counts of a leaf.
@@ -445,16 +505,11 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use keelson_config::{Issuer as ConfigIssuer, Secret};
     use rcgen::{BasicConstraints, CertifiedIssuer};
-    use rustls::{
-        RootCertStore,
-        client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
-        pki_types::{ServerName, UnixTime},
-    };
-    use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
+    use std::os::unix::fs::PermissionsExt as _;
 
     const DAY: Duration = Duration::from_secs(86_400);
 
@@ -463,7 +518,7 @@ mod tests {
     }
 
     /// A CA, and below it an issuer of server certificates, as `osctl gen secrets` makes them.
-    fn api() -> Api {
+    pub(crate) fn api() -> Api {
         let authority = |name: &str, path: u8| {
             let mut params = CertificateParams::default();
             params.distinguished_name.push(DnType::CommonName, name);
@@ -624,6 +679,37 @@ mod tests {
             .serving(&api, &Names::default(), now())
             .unwrap_err();
         assert_eq!(error.to_string(), "machine.api.issuer.key cannot be used");
+    }
+
+    #[test]
+    fn what_would_lock_everybody_out_is_noticed() {
+        check(&api()).unwrap();
+        let what = |api: &Api| match check(api).unwrap_err() {
+            IdentityError::Config { what, .. } => what,
+            other => panic!("{other}"),
+        };
+        let pem =
+            |label: &str| format!("-----BEGIN {label}-----\nMAMCAQE=\n-----END {label}-----\n");
+        let mut wrong = api();
+        wrong.ca = pem("CERTIFICATE");
+        assert_eq!(what(&wrong), "ca");
+        let mut wrong = api();
+        wrong.issuer.cert = pem("CERTIFICATE");
+        assert_eq!(what(&wrong), "issuer.cert");
+        let mut wrong = api();
+        wrong.issuer.key = Secret::new(pem("PRIVATE KEY"));
+        assert_eq!(what(&wrong), "issuer.key");
+        // Each part is good, but they do not belong together.
+        let mut wrong = api();
+        wrong.ca = api().ca;
+        assert_eq!(what(&wrong), "issuer.cert");
+        let mut wrong = api();
+        wrong.issuer.key = api().issuer.key;
+        assert_eq!(what(&wrong), "issuer.cert");
+        // Another CA beside the right one, as while CAs are changed, is fine.
+        let mut two = api();
+        two.ca = api().ca + &two.ca;
+        check(&two).unwrap();
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod store;
 use anyhow::{Context as _, Result};
 use engine::{Nouns, Setup, Wake};
 use std::{os::fd::OwnedFd, path::Path, sync::Arc};
+use tokio::sync::watch;
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> Result<()> {
@@ -45,13 +46,17 @@ async fn run() -> Result<()> {
     let (facts, wake) = (facts::Facts::read(), Wake::default());
     let (resources, events) = (Arc::new(resource::Store::new()), events::Events::new());
     let listener = api::listen(Path::new(api::SOCKET))?;
-    let nouns = nouns(&facts, &wake);
+    let machine_id = watch::Sender::default();
+    let nouns = nouns(&facts, &wake, &machine_id);
+    let console = console::Console::new("/dev/console");
     let handle = engine::start(Setup {
         facts,
         init,
         wake,
         resources,
         events,
+        machine_id,
+        console,
         nouns,
     })?;
     tokio::spawn(logs::bound(handle.log_files()));
@@ -60,14 +65,15 @@ async fn run() -> Result<()> {
 }
 
 /// The nouns, in the order to go over them.
-fn nouns(facts: &facts::Facts, _wake: &Wake) -> Nouns {
-    let disk = Some(facts.boot.disk.as_str())
-        .filter(|disk| !disk.is_empty())
-        .map(Path::new);
+fn nouns(facts: &facts::Facts, _wake: &Wake, machine_id: &watch::Sender<String>) -> Nouns {
+    let disk = Path::new(&facts.boot.disk);
     Nouns {
-        before: Vec::new(),
-        volume: nouns::volume::Volume::new(disk),
-        after: Vec::new(),
+        before: vec![
+            Box::new(nouns::module::Modules::new()),
+            Box::new(nouns::sysctl::Sysctls::new()),
+        ],
+        volume: nouns::volume::Volume::new(Some(disk)),
+        after: vec![Box::new(nouns::file::Files::new(machine_id.subscribe()))],
     }
 }
 

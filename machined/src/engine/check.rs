@@ -1,8 +1,11 @@
-//! What is asked of a config before it is used: that it is valid, and that this image
-//! can do what it wants.
+//! What is asked of a config before it is used: that it is valid, that this image can
+//! do what it wants, and that its CA and issuer do not lock everybody out.
 
 use super::handle::Error;
-use crate::store::LARGEST;
+use crate::{
+    identity::{self, IdentityError},
+    store::LARGEST,
+};
 use keelson_api::v1;
 use keelson_config::{Diagnostic, Machine, Severity};
 
@@ -24,11 +27,27 @@ pub(super) fn check(
     let Some(machine) = outcome.machine else {
         return Err(Error::InvalidConfig(diagnostics));
     };
-    if let Some(wrong) = not_in_the_image(file_name, &machine, carried) {
-        diagnostics.push(wrong);
-        return Err(Error::InvalidConfig(diagnostics));
+    let mut wrong = Vec::new();
+    if let Some((text, hint)) = not_in_the_image(&machine, carried) {
+        wrong.push(("orchestrator.name".to_owned(), text, hint));
     }
-    Ok((machine, diagnostics))
+    if let Some(Err(error)) = machine.api.as_ref().map(identity::check) {
+        let path = match &error {
+            IdentityError::Config { what, .. } => format!("machine.api.{what}"),
+            _ => "machine.api".to_owned(),
+        };
+        let hint = "take ca and issuer from the same `osctl gen secrets`".to_owned();
+        wrong.push((path, format!("{:#}", anyhow::Error::from(error)), hint));
+    }
+    if wrong.is_empty() {
+        return Ok((machine, diagnostics));
+    }
+    for (path, text, hint) in wrong {
+        let mut found = keelson_config::locate(file_name, bytes, &path, Severity::Error, &text);
+        found.hint = Some(hint);
+        diagnostics.push(message(&found));
+    }
+    Err(Error::InvalidConfig(diagnostics))
 }
 
 fn message(diagnostic: &Diagnostic) -> v1::Diagnostic {
@@ -48,35 +67,21 @@ fn message(diagnostic: &Diagnostic) -> v1::Diagnostic {
     }
 }
 
-/// Whether the config wants an orchestrator that the image does not carry.
-fn not_in_the_image(
-    file_name: &str,
-    machine: &Machine,
-    carried: Option<&str>,
-) -> Option<v1::Diagnostic> {
+/// What is wrong, and what to do, if the config wants an orchestrator that the image
+/// does not carry.
+fn not_in_the_image(machine: &Machine, carried: Option<&str>) -> Option<(String, String)> {
     let wanted = machine.orchestrator.as_ref()?.name.as_str();
-    if carried == Some(wanted) {
-        return None;
-    }
-    let (said, hint) = match carried {
-        Some(carried) => (
+    match carried {
+        Some(carried) if carried == wanted => None,
+        Some(carried) => Some((
             format!("this image carries {carried}, not {wanted}"),
-            format!("write orchestrator.name: {carried}"),
-        ),
-        None => (
+            format!("write `name: {carried}`, or use an image with {wanted}"),
+        )),
+        None => Some((
             format!("this image carries no orchestrator, so {wanted} cannot run"),
-            "write machine.role: none, or use an image with an orchestrator".to_owned(),
-        ),
-    };
-    Some(v1::Diagnostic {
-        severity: v1::diagnostic::Severity::Error.into(),
-        file: file_name.to_owned(),
-        path: "orchestrator.name".into(),
-        rendered: format!("{file_name}: error: orchestrator.name: {said}\n  hint: {hint}\n"),
-        message: said,
-        hint,
-        ..Default::default()
-    })
+            "set machine.role to none, or use an image with an orchestrator".to_owned(),
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -87,25 +92,19 @@ mod tests {
     #[test]
     fn the_image_must_carry_what_the_config_wants() {
         let mut machine = Machine::maintenance();
-        assert_eq!(not_in_the_image("m.yaml", &machine, None), None);
+        assert_eq!(not_in_the_image(&machine, None), None);
         machine.orchestrator = Some(Orchestrator {
             name: "k3s".into(),
             token: Secret::new(String::new()),
             server: None,
             settings: Default::default(),
         });
-        assert_eq!(not_in_the_image("m.yaml", &machine, Some("k3s")), None);
-        let other = not_in_the_image("m.yaml", &machine, Some("kubernetes-standin")).unwrap();
-        assert_eq!(
-            other.message,
-            "this image carries kubernetes-standin, not k3s"
-        );
-        assert!(
-            not_in_the_image("m.yaml", &machine, None)
-                .unwrap()
-                .message
-                .contains("no orchestrator")
-        );
+        assert_eq!(not_in_the_image(&machine, Some("k3s")), None);
+        let (other, hint) = not_in_the_image(&machine, Some("kubernetes-standin")).unwrap();
+        assert_eq!(other, "this image carries kubernetes-standin, not k3s");
+        assert!(hint.contains("name: kubernetes-standin"));
+        let (none, _) = not_in_the_image(&machine, None).unwrap();
+        assert!(none.contains("no orchestrator"));
     }
 
     #[test]

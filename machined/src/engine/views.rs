@@ -1,10 +1,9 @@
-//! What the engine tells from what is published, without asking the owner, and the
-//! small files that follow from it.
+//! What the engine tells from what is published, without asking the owner.
 
 use super::handle::{Error, Shared};
 use crate::orchestrator;
 use keelson_config::Role;
-use std::{fs, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
 /// The files that the services' output is appended to.
 pub(super) fn log_files() -> Vec<PathBuf> {
@@ -112,14 +111,6 @@ pub(super) fn hostname() -> String {
         .nodename()
         .to_string_lossy()
         .into_owned()
-}
-
-/// Writes the machine's id where programs look for it, through the read-only /etc.
-pub(super) fn write_machine_id(id: &str) -> io::Result<()> {
-    let path = "/run/etc/machine-id";
-    let temporary = "/run/etc/.machine-id";
-    fs::write(temporary, format!("{id}\n"))?;
-    fs::rename(temporary, path)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What must stand on the machine when the orchestrator starts: its directories, the
-//! binds into the image, its config and token. Every part may be there already.
+//! binds into the image, its config and token. Every part may be there already. What
+//! does not hang on the payload is the nouns' `file`.
 
 use super::{payload::Payload, render::Rendered};
 use crate::mounted::is_mount_point;
@@ -8,21 +9,12 @@ use rustix::mount::{MountFlags, mount_bind, mount_remount};
 use std::{
     fs,
     io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
-/// Where the directory `/etc/rancher` of the read-only root points to.
-const ETC: &str = "/run/etc/rancher";
-
-/// Where a node's password is kept: without it the node cannot join its cluster again.
-const NODE: &str = "/var/lib/rancher/node";
-
 /// Makes all of it. Blocks.
 pub(crate) fn prepare(payload: &Payload, rendered: &Rendered) -> Result<()> {
-    make(Path::new(ETC), 0o700)?;
-    make(Path::new(NODE), 0o700)?;
-    link(Path::new(NODE), &Path::new(ETC).join("node"))?;
     make(
         Path::new(super::LOG_FILE)
             .parent()
@@ -50,13 +42,6 @@ fn make(directory: &Path, mode: u32) -> Result<()> {
         .mode(mode)
         .create(directory)
         .with_context(|| format!("making the directory {}", directory.display()))
-}
-
-fn link(to: &Path, at: &Path) -> Result<()> {
-    if fs::read_link(at).is_ok_and(|there| there == to) {
-        return Ok(());
-    }
-    symlink(to, at).with_context(|| format!("linking {} to {}", at.display(), to.display()))
 }
 
 /// Shows a directory of the image at another place, read-only.
@@ -106,14 +91,5 @@ mod tests {
             0o600
         );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_link_may_be_there_already_but_not_to_another_place() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = dir.path().join("node");
-        link(Path::new("/var/a"), &at).unwrap();
-        link(Path::new("/var/a"), &at).unwrap();
-        assert!(link(Path::new("/var/b"), &at).is_err());
     }
 }

@@ -70,11 +70,18 @@ pub(crate) fn render(
         keys.insert("server".into(), json!(server));
     }
     for (key, value) in &wanted.settings {
-        match (keys.get_mut(key), value) {
+        // `key+` adds to a list, here as across the orchestrator's own files.
+        let adds = key.ends_with('+');
+        let key = key.trim_end_matches('+');
+        match keys.get_mut(key) {
             // A list of ours is not lost to one of theirs; a later argument wins.
-            (Some(Value::Array(ours)), Value::Array(theirs)) => ours.extend(theirs.iter().cloned()),
-            (Some(Value::Array(ours)), one) if !one.is_null() => ours.push(one.clone()),
-            _ => drop(keys.insert(key.clone(), value.clone())),
+            Some(Value::Array(list)) => append(list, value),
+            Some(one) if adds => {
+                let mut list = vec![one.take()];
+                append(&mut list, value);
+                *one = list.into();
+            }
+            _ => drop(keys.insert(key.to_owned(), value.clone())),
         }
     }
     let token = Zeroizing::new(wanted.token.reveal().to_owned());
@@ -84,6 +91,14 @@ pub(crate) fn render(
         token_file,
         mode,
     })
+}
+
+fn append(list: &mut Vec<Value>, value: &Value) {
+    match value {
+        Value::Array(more) => list.extend(more.iter().cloned()),
+        Value::Null => {}
+        one => list.push(one.clone()),
+    }
 }
 
 /// One key a line, its value as JSON: a subset of YAML that every reader takes.
@@ -161,6 +176,7 @@ mod tests {
         let settings = json!({
             "disable": ["traefik"], "kubelet-arg": ["max-pods=20"], "node-label": "a=b",
             "secrets-encryption": false, "odd key": "line\nbreak",
+            "kubelet-arg+": "v=2", "node-label+": ["c=d"], "tls-san+": ["x"],
         });
         let cases = [
             ("first-server", Role::Server, wanted(None, json!({}))),

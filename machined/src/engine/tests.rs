@@ -1,0 +1,227 @@
+//! The engine without a machine below it: STATE is a folder, init is absent.
+
+use super::*;
+use crate::store::tests::config;
+use keelson_api::v1::diagnostic::Severity;
+use std::fs;
+use tokio::time::timeout;
+
+struct Node {
+    handle: Handle,
+    console: PathBuf,
+}
+
+/// A node whose STATE is here; `Err` as where it cannot be mounted.
+fn node(dir: &Path, state: Result<PathBuf, String>) -> Node {
+    let console = dir.join("console");
+    fs::File::options()
+        .append(true)
+        .create(true)
+        .open(&console)
+        .unwrap();
+    let (handle, mut engine, inbox) = Engine::new(Ground {
+        facts: Facts::default(),
+        init: Init::new(None).unwrap(),
+        resources: Arc::new(Store::new()),
+        events: Events::new(),
+        console: Console::new(&console),
+        machine_id: watch::Sender::default(),
+        payload: None,
+    })
+    .unwrap();
+    tokio::spawn(async move {
+        engine.open(state);
+        let nouns = Nouns {
+            before: Vec::new(),
+            volume: Volume::new(None),
+            after: Vec::new(),
+        };
+        let running = engine.start_tasks(nouns, Wake::default());
+        engine.run(inbox, running).await;
+    });
+    Node { handle, console }
+}
+
+fn good(dir: &Path) -> Node {
+    node(dir, Ok(dir.join("state")))
+}
+
+fn apply(config: &[u8]) -> Apply {
+    Apply {
+        config: config.to_vec().into(),
+        file_name: "machine.yaml".into(),
+        source: "CN=admin".into(),
+        dry_run: false,
+        only_first: true,
+    }
+}
+
+#[tokio::test]
+async fn a_first_config_is_stored_and_in_force_again_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = good(dir.path());
+    let mut credentials = first.handle.credentials();
+    credentials
+        .wait_for(|now| now.as_ref().is_some_and(|now| now.client_ca.is_none()))
+        .await
+        .unwrap();
+    let maintenance = credentials.borrow().clone().unwrap();
+    let config = config("first");
+    let dry = first
+        .handle
+        .apply(Apply {
+            dry_run: true,
+            ..apply(&config)
+        })
+        .await
+        .unwrap();
+    assert_eq!(dry.generation, 0);
+    assert!(first.handle.config().is_none());
+    assert_eq!(
+        first.handle.apply(apply(&config)).await.unwrap().generation,
+        1
+    );
+    credentials
+        .wait_for(|now| now.as_ref().is_some_and(|now| now.client_ca.is_some()))
+        .await
+        .unwrap();
+    assert_ne!(credentials.borrow().clone().unwrap(), maintenance);
+    let id = first.handle.machine_id();
+    let serving = credentials.borrow().clone().unwrap();
+    drop(first);
+
+    let second = good(dir.path());
+    let mut credentials = second.handle.credentials();
+    credentials.wait_for(Option::is_some).await.unwrap();
+    assert_eq!(second.handle.machine_id(), id);
+    assert_eq!(second.handle.config().unwrap().bytes, config);
+    assert_eq!(second.handle.config().unwrap().source, "CN=admin");
+    assert_eq!(credentials.borrow().clone().unwrap(), serving);
+}
+
+#[tokio::test]
+async fn in_maintenance_only_the_first_config_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = good(dir.path());
+    let (one, two) = (config("one"), config("two"));
+    node.handle.apply(apply(&one)).await.unwrap();
+    let refused = node.handle.apply(apply(&two)).await.unwrap_err();
+    assert!(matches!(refused, Error::FailedPrecondition(_)), "{refused}");
+    // An administrator's second one is, and the same one again changes nothing.
+    let admin = || Apply {
+        only_first: false,
+        ..apply(&two)
+    };
+    assert_eq!(node.handle.apply(admin()).await.unwrap().generation, 2);
+    assert_eq!(node.handle.apply(admin()).await.unwrap().generation, 2);
+}
+
+#[tokio::test]
+async fn a_config_with_errors_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = good(dir.path());
+    let orchestrator = |text: Vec<u8>| {
+        let text = String::from_utf8(text)
+            .unwrap()
+            .replace("role: none", "role: server");
+        format!("{text}orchestrator: {{name: k3s, token: correct-horse-battery}}\n").into_bytes()
+    };
+    let cases: [(&str, Vec<u8>, &str); 3] = [
+        ("garbage", b"\x00\x01".to_vec(), ""),
+        (
+            "an unknown key",
+            [config("x"), b"colour: red\n".to_vec()].concat(),
+            "colour",
+        ),
+        (
+            "an orchestrator that the image lacks",
+            orchestrator(config("x")),
+            "orchestrator.name",
+        ),
+    ];
+    for (name, config, path) in cases {
+        let Err(Error::InvalidConfig(diagnostics)) = node.handle.apply(apply(&config)).await else {
+            panic!("{name} was taken")
+        };
+        let errors: Vec<_> = diagnostics
+            .iter()
+            .filter(|d| d.severity() == Severity::Error)
+            .collect();
+        assert!(!errors.is_empty(), "{name}");
+        assert!(
+            path.is_empty() || errors.iter().any(|d| d.path == path && d.line > 0),
+            "{name}: {errors:?}"
+        );
+    }
+    assert!(node.handle.config().is_none());
+    assert!(!dir.path().join("state/config").exists());
+}
+
+#[tokio::test]
+async fn without_state_no_config_is_taken_and_the_reason_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path(), Err("the disk is on fire".into()));
+    let refused = node.handle.apply(apply(&config("x"))).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("the disk is on fire"),
+        "{refused}"
+    );
+    assert!(
+        node.handle
+            .apply(Apply {
+                dry_run: true,
+                ..apply(&config("x"))
+            })
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn the_console_says_how_to_go_on_when_there_is_an_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = good(dir.path());
+    let mut credentials = node.handle.credentials();
+    credentials.wait_for(Option::is_some).await.unwrap();
+    let fingerprint = credentials.borrow().as_ref().unwrap().fingerprint();
+    let address = crate::resource::Resource::new(
+        "address",
+        "eth0/10.0.2.15/24",
+        crate::resource::Phase::Ready,
+    );
+    node.handle.resources().replace("address", vec![address]);
+    let wanted = format!(
+        "keelson: waiting for a config: osctl apply-config --insecure --cert-fingerprint {fingerprint} \
+         --endpoint 10.0.2.15:50000 -f machine.yaml\r\n"
+    );
+    timeout(Duration::from_secs(5), async {
+        while !fs::read_to_string(&node.console).unwrap().contains(&wanted) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = good(dir.path());
+    let restart = node
+        .handle
+        .restart_service("sshd".into())
+        .await
+        .unwrap_err();
+    assert!(matches!(restart, Error::NotFound(_)));
+    assert!(matches!(
+        node.handle.logs("sshd", None, false),
+        Err(Error::NotFound(_))
+    ));
+    assert!(matches!(
+        node.handle.kubeconfig(None).await,
+        Err(Error::FailedPrecondition(_))
+    ));
+    let mut health = node.handle.health();
+    health.wait_for(|checks| !checks.is_empty()).await.unwrap();
+    assert_eq!(health.borrow()[0].name, "config");
+}
