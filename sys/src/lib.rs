@@ -4,6 +4,7 @@
 //! policy: what to load, start or kill is decided elsewhere.
 #![allow(unsafe_code)]
 
+pub mod clock;
 pub mod dm;
 pub mod ethernet;
 pub mod inherit;
