@@ -1,1 +1,525 @@
-//! The noun sysctl.
+//! Kernel parameters below `/proc/sys`: what every Kubernetes host needs and what
+//! hardens the machine, overlaid by the config. A parameter that nobody wants any
+//! more goes back to the value that it had before it was first changed.
+
+mod defaults;
+
+use crate::{
+    noun::Noun,
+    nouns::file::{RenderedFile, ensure},
+    resource::{Phase, Resource},
+};
+use anyhow::Context as _;
+use defaults::{DEFAULTS, For, How};
+use keelson_config::{Machine, Role};
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Where the values before the first change are kept: machined may be started again,
+/// a reboot brings the kernel's own values back.
+const ORIGINALS: &str = "/run/keelson/sysctl.json";
+
+/// The noun.
+pub(crate) struct Sysctls {
+    root: PathBuf,
+    store: PathBuf,
+    originals: BTreeMap<String, String>,
+}
+
+/// What is wanted of one parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    value: String,
+    how: How,
+    /// Why; `None` where the config says so.
+    why: Option<&'static str>,
+}
+
+/// What was read of one parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    /// Its value, white space normalised.
+    Is(String),
+    /// The kernel has none of this name.
+    Missing,
+    /// It is there, but cannot be read.
+    Unreadable(String),
+}
+
+/// What was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Have {
+    values: BTreeMap<String, Value>,
+    /// The values before the first change.
+    originals: BTreeMap<String, String>,
+}
+
+/// One missing step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Set a parameter.
+    Set {
+        /// Its dotted name.
+        key: String,
+        /// The new value.
+        value: String,
+    },
+    /// Set one that is not wanted any more to what it was.
+    Restore {
+        /// Its dotted name.
+        key: String,
+        /// The old value.
+        value: String,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Set { key, value } => write!(f, "set {key} to {value}"),
+            Step::Restore { key, value } => write!(f, "set {key} back to {value}"),
+        }
+    }
+}
+
+/// What is wanted in all: the config wins.
+fn wanted(machine: &Machine) -> BTreeMap<String, Wanted> {
+    let pods = machine.role != Role::None;
+    let mut wanted: BTreeMap<String, Wanted> = DEFAULTS
+        .iter()
+        .filter(|default| pods || default.on == For::Every)
+        .map(|default| {
+            let why = Some(default.why);
+            (
+                default.key.to_owned(),
+                Wanted {
+                    value: default.value.to_owned(),
+                    how: default.how,
+                    why,
+                },
+            )
+        })
+        .collect();
+    for (key, value) in &machine.sysctls {
+        let value = normalise(value);
+        wanted.insert(
+            key.as_str().to_owned(),
+            Wanted {
+                value,
+                how: How::Exactly,
+                why: None,
+            },
+        );
+    }
+    wanted
+}
+
+/// What is missing.
+pub(crate) fn plan(have: &Have, wanted: &BTreeMap<String, Wanted>) -> Vec<Step> {
+    let gone = have
+        .originals
+        .iter()
+        .filter(|(key, _)| !wanted.contains_key(*key));
+    let restore = gone.map(|(key, value)| Step::Restore {
+        key: key.clone(),
+        value: value.clone(),
+    });
+    let set = wanted
+        .iter()
+        .filter(|(key, wanted)| !satisfied(have.values.get(*key), wanted));
+    let set = set.map(|(key, wanted)| Step::Set {
+        key: key.clone(),
+        value: wanted.value.clone(),
+    });
+    restore.chain(set).collect()
+}
+
+fn satisfied(value: Option<&Value>, wanted: &Wanted) -> bool {
+    match (value, wanted.how) {
+        (Some(Value::Missing), How::IfThere) => true,
+        (Some(Value::Is(value)), How::AtLeast) => {
+            match (value.parse::<u64>(), wanted.value.parse::<u64>()) {
+                (Ok(value), Ok(wanted)) => value >= wanted,
+                _ => *value == wanted.value,
+            }
+        }
+        (Some(Value::Is(value)), How::Exactly | How::IfThere) => *value == wanted.value,
+        (None | Some(Value::Missing | Value::Unreadable(_)), _) => false,
+    }
+}
+
+/// One space between two words: the kernel prints tabs where people write spaces.
+fn normalise(value: &str) -> String {
+    value.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The file of a parameter. A slash in the name stands for a dot in a file's name,
+/// as in `net.ipv4.conf.eth0/100.forwarding`.
+fn path(root: &Path, key: &str) -> PathBuf {
+    key.split('.').fold(root.to_owned(), |path, part| {
+        path.join(part.replace('/', "."))
+    })
+}
+
+impl Sysctls {
+    /// The noun.
+    pub(crate) fn new() -> Self {
+        Sysctls::below(Path::new("/proc/sys"), Path::new(ORIGINALS))
+    }
+
+    fn below(root: &Path, store: &Path) -> Self {
+        let originals = fs::read(store)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        Sysctls {
+            root: root.to_owned(),
+            store: store.to_owned(),
+            originals,
+        }
+    }
+
+    fn read(&self, key: &str) -> Value {
+        match fs::read_to_string(path(&self.root, key)) {
+            Ok(value) => Value::Is(normalise(&value)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Value::Missing,
+            Err(error) => Value::Unreadable(error.to_string()),
+        }
+    }
+
+    fn write(&self, key: &str, value: &str) -> anyhow::Result<()> {
+        let path = path(&self.root, key);
+        // Never made: a parameter that is not there is not made by writing it.
+        let mut file = match fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(&path)
+        {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                anyhow::bail!(
+                    "this kernel has no parameter {key}; is its name right, and its module loaded?"
+                );
+            }
+            Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
+        };
+        // In one write: the kernel takes each for a whole value.
+        let line = format!("{value}\n");
+        let written = rustix::io::write(&mut file, line.as_bytes())
+            .with_context(|| format!("the kernel refuses {value:?} for {key}"))?;
+        anyhow::ensure!(
+            written == line.len(),
+            "the kernel takes only a part of {value:?} for {key}"
+        );
+        Ok(())
+    }
+
+    fn remember(&mut self, key: &str) -> anyhow::Result<()> {
+        if self.originals.contains_key(key) {
+            return Ok(());
+        }
+        if let Value::Is(value) = self.read(key) {
+            self.originals.insert(key.to_owned(), value);
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> anyhow::Result<()> {
+        let json = serde_json::to_vec(&self.originals)?;
+        ensure(&[RenderedFile::file(&self.store, 0o600, json)]).map(drop)
+    }
+}
+
+impl Noun for Sysctls {
+    const KIND: &'static str = "sysctl";
+    type Have = Have;
+    type Step = Step;
+
+    async fn observe(&mut self, want: &Machine) -> anyhow::Result<Have> {
+        let values = wanted(want)
+            .into_keys()
+            .map(|key| (key.clone(), self.read(&key)))
+            .collect();
+        Ok(Have {
+            values,
+            originals: self.originals.clone(),
+        })
+    }
+
+    fn plan(&self, have: &Have, want: &Machine) -> Vec<Step> {
+        plan(have, &wanted(want))
+    }
+
+    async fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
+        match step {
+            Step::Set { key, value } => {
+                self.remember(key)?;
+                self.write(key, value)
+            }
+            Step::Restore { key, value } => {
+                // A parameter that went away with its module needs no value.
+                if self.read(key) != Value::Missing {
+                    self.write(key, value)?;
+                }
+                self.originals.remove(key);
+                self.save()
+            }
+        }
+    }
+
+    fn publish(&self, have: &Have, want: &Machine) -> Vec<Resource> {
+        wanted(want)
+            .into_iter()
+            .map(|(key, wanted)| {
+                let value = have.values.get(&key);
+                let done = satisfied(value, &wanted);
+                let (phase, message) = match value {
+                    Some(Value::Missing) if done => (
+                        Phase::Pending,
+                        "the kernel has no such parameter yet".into(),
+                    ),
+                    _ if done => (
+                        Phase::Ready,
+                        wanted.why.unwrap_or("wanted by the config").to_owned(),
+                    ),
+                    Some(Value::Unreadable(error)) => {
+                        (Phase::Failed, format!("cannot be read: {error}"))
+                    }
+                    Some(Value::Missing) => {
+                        (Phase::Failed, "the kernel has no such parameter".to_owned())
+                    }
+                    _ => (Phase::Failed, format!("is not {}", wanted.value)),
+                };
+                let resource = Resource::new(Self::KIND, key, phase)
+                    .message(message)
+                    .field("wanted", wanted.value)
+                    .field(
+                        "from",
+                        if wanted.why.is_some() {
+                            "default"
+                        } else {
+                            "config"
+                        },
+                    );
+                match value {
+                    Some(Value::Is(value)) => resource.field("value", value.clone()),
+                    _ => resource,
+                }
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_config::SysctlKey;
+
+    fn want(value: &str, how: How) -> Wanted {
+        Wanted {
+            value: value.to_owned(),
+            how,
+            why: None,
+        }
+    }
+
+    #[test]
+    fn plans() {
+        let is = |value: &str| Value::Is(value.to_owned());
+        let cases = [
+            ("as wanted", is("1"), want("1", How::Exactly), false),
+            ("other", is("0"), want("1", How::Exactly), true),
+            (
+                "more than wanted is not exactly",
+                is("2"),
+                want("1", How::Exactly),
+                true,
+            ),
+            (
+                "more than wanted is enough",
+                is("2"),
+                want("1", How::AtLeast),
+                false,
+            ),
+            (
+                "numbers are not compared as text",
+                is("100"),
+                want("20", How::AtLeast),
+                false,
+            ),
+            ("less than wanted", is("9"), want("10", How::AtLeast), true),
+            ("missing", Value::Missing, want("1", How::Exactly), true),
+            (
+                "missing, and that is fine",
+                Value::Missing,
+                want("1", How::IfThere),
+                false,
+            ),
+            (
+                "there, so it is set",
+                is("0"),
+                want("1", How::IfThere),
+                true,
+            ),
+            (
+                "unreadable",
+                Value::Unreadable("no".to_owned()),
+                want("1", How::IfThere),
+                true,
+            ),
+        ];
+        for (name, value, wanted, missing) in cases {
+            let have = Have {
+                values: [("a.b".to_owned(), value)].into(),
+                originals: BTreeMap::new(),
+            };
+            let step = Step::Set {
+                key: "a.b".to_owned(),
+                value: wanted.value.clone(),
+            };
+            let steps = if missing { vec![step] } else { vec![] };
+            assert_eq!(
+                plan(&have, &[("a.b".to_owned(), wanted)].into()),
+                steps,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_wanted_goes_back() {
+        let have = Have {
+            values: BTreeMap::new(),
+            originals: [("a.b".to_owned(), "7".to_owned())].into(),
+        };
+        assert_eq!(
+            plan(&have, &BTreeMap::new()),
+            [Step::Restore {
+                key: "a.b".to_owned(),
+                value: "7".to_owned()
+            }]
+        );
+    }
+
+    #[test]
+    fn paths() {
+        let cases = [
+            ("vm.swappiness", "/p/vm/swappiness"),
+            (
+                "net.ipv4.conf.eth0/100.forwarding",
+                "/p/net/ipv4/conf/eth0.100/forwarding",
+            ),
+        ];
+        for (key, file) in cases {
+            assert_eq!(path(Path::new("/p"), key), Path::new(file));
+        }
+    }
+
+    #[test]
+    fn every_default_is_a_valid_key_and_there_once() {
+        let mut keys: Vec<_> = DEFAULTS.iter().map(|default| default.key).collect();
+        assert!(keys.iter().all(|key| key.parse::<SysctlKey>().is_ok()));
+        keys.sort_unstable();
+        let count = keys.len();
+        keys.dedup();
+        assert_eq!(keys.len(), count);
+    }
+
+    /// A machine whose kernel has these parameters.
+    fn kernel(values: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (key, value) in values {
+            let file = path(&root.path().join("sys"), key);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, value).unwrap();
+        }
+        root
+    }
+
+    fn config(sysctls: &[(&str, &str)]) -> Machine {
+        let mut machine = Machine::maintenance();
+        machine.sysctls = sysctls
+            .iter()
+            .map(|(key, value)| (key.parse().unwrap(), (*value).to_owned()))
+            .collect();
+        machine
+    }
+
+    /// Takes every step; says what failed.
+    async fn pass(noun: &mut Sysctls, machine: &Machine) -> Vec<String> {
+        let have = noun.observe(machine).await.unwrap();
+        let mut failed = Vec::new();
+        for step in noun.plan(&have, machine) {
+            if let Err(error) = noun.apply(&step).await {
+                failed.push(format!("{step}: {error:#}"));
+            }
+        }
+        failed
+    }
+
+    #[tokio::test]
+    async fn a_removed_key_goes_back_even_over_a_restart() {
+        let mut all: Vec<_> = DEFAULTS
+            .iter()
+            .map(|default| (default.key, default.value))
+            .collect();
+        all.push(("vm.own", "1\t2 \t3\n"));
+        let root = kernel(&all);
+        let noun = || Sysctls::below(&root.path().join("sys"), &root.path().join("originals"));
+        let read = || normalise(&fs::read_to_string(root.path().join("sys/vm/own")).unwrap());
+        assert_eq!(
+            pass(&mut noun(), &config(&[("vm.own", "1 2 3")])).await,
+            Vec::<String>::new()
+        );
+        assert!(
+            !root.path().join("originals").exists(),
+            "nothing was changed"
+        );
+        pass(&mut noun(), &config(&[("vm.own", "4")])).await;
+        pass(&mut noun(), &config(&[("vm.own", "5 5")])).await;
+        assert_eq!(read(), "5 5");
+        let mut last = noun();
+        pass(&mut last, &config(&[])).await;
+        assert_eq!(read(), "1 2 3");
+        assert_eq!(last.originals, BTreeMap::new());
+    }
+
+    #[tokio::test]
+    async fn a_missing_parameter_is_named() {
+        let defaults: Vec<_> = DEFAULTS
+            .iter()
+            .map(|default| (default.key, default.value))
+            .collect();
+        let root = kernel(&defaults);
+        let mut noun = Sysctls::below(&root.path().join("sys"), &root.path().join("originals"));
+        let machine = config(&[("vm.nowhere", "1")]);
+        let failed = pass(&mut noun, &machine).await;
+        assert_eq!(failed.len(), 1);
+        assert!(failed[0].contains("no parameter vm.nowhere"), "{failed:?}");
+        let have = noun.observe(&machine).await.unwrap();
+        let published = noun.publish(&have, &machine);
+        let resource = published
+            .iter()
+            .find(|resource| resource.name == "vm.nowhere")
+            .unwrap();
+        assert_eq!(resource.phase, Phase::Failed);
+        assert!(!root.path().join("sys/vm/nowhere").exists());
+    }
+
+    #[test]
+    fn pods_need_more_than_an_empty_machine() {
+        let mut machine = Machine::maintenance();
+        assert!(!wanted(&machine).contains_key("net.ipv4.ip_forward"));
+        machine.role = Role::Agent;
+        assert!(wanted(&machine).contains_key("net.ipv4.ip_forward"));
+        machine.sysctls = [("net.ipv4.ip_forward".parse().unwrap(), "0".to_owned())].into();
+        assert_eq!(
+            wanted(&machine)["net.ipv4.ip_forward"],
+            want("0", How::Exactly)
+        );
+    }
+}
