@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use keelson_disk::gpt::{Geometry, Source, Table};
@@ -29,26 +29,30 @@ pub struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let path = self.image.display();
-        let mut file = File::open(&self.image).with_context(|| format!("cannot open {path}"))?;
-        let mut magic = [0; 4];
-        let read = file
-            .read(&mut magic)
-            .with_context(|| format!("cannot read {path}"))?;
-        let mut text = String::new();
-        match &magic[..read] {
-            b"QFI\xfb" => bail!(
-                "{path} is a qcow2 image; inspect the raw image that was built with it, or make one: qemu-img convert -O raw {path} disk.raw"
-            ),
-            [b'M', b'Z', ..] => {
-                show_uki(&mut file, &mut text).with_context(|| format!("cannot read {path}"))?;
-            }
-            _ => show_disk(&mut file, &mut text).with_context(|| format!("cannot read {path}"))?,
-        }
+        let text = describe(&self.image)?;
         // A reader that went away (`| head`) is no error.
         std::io::stdout().write_all(text.as_bytes()).ok();
         Ok(())
     }
+}
+
+/// What the command prints about an image.
+pub(crate) fn describe(image: &Path) -> anyhow::Result<String> {
+    let path = image.display();
+    let read = || format!("cannot read {path}");
+    let mut file = File::open(image).with_context(|| format!("cannot open {path}"))?;
+    let mut magic = [0; 4];
+    let length = file.read(&mut magic).with_context(read)?;
+    let mut text = String::new();
+    match &magic[..length] {
+        b"QFI\xfb" => bail!(
+            "{path} is a qcow2 image; inspect the raw image that was built with it, or make one: qemu-img convert -O raw {path} disk.raw"
+        ),
+        [b'M', b'Z', ..] => show_uki(&mut file, &mut text).map(drop),
+        _ => show_disk(&mut file, &mut text),
+    }
+    .with_context(read)?;
+    Ok(text)
 }
 
 /// Partitions, UKIs and the roots that they name.

@@ -81,7 +81,7 @@ fn write(contents: &Contents<'_>, disk: &mut (impl Read + Write + Seek)) -> anyh
         build_time: contents.build_time,
         boot_loader: contents.boot_loader,
         uki: contents.uki,
-        volume: u32::from_be_bytes([a, b, c, d]),
+        serial: u32::from_be_bytes([a, b, c, d]),
     };
     esp::write(&esp, &mut Window::new(disk, start, length), length)?;
     let (start, length) = place(Role::RootA)?;

@@ -15,6 +15,7 @@ pub mod digest;
 pub mod disk;
 pub mod erofs;
 pub mod esp;
+mod fat;
 pub mod manifest;
 pub mod qcow2;
 pub mod stamp;
@@ -36,9 +37,6 @@ use crate::report::Report;
 use digest::Digest;
 use manifest::{Artifact, Manifest};
 use stamp::{Built, State};
-
-/// Raised when the same inputs begin to give other bytes, so that nothing old counts as fresh.
-const RECIPE: &str = "1";
 
 /// The initramfs is read once at each boot and written once at each upgrade: small wins.
 const INITRAMFS_LEVEL: i32 = 19;
@@ -141,15 +139,16 @@ pub fn build(
 ) -> anyhow::Result<Manifest> {
     fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     let mut artifacts = BTreeMap::new();
+    let recipe = recipe()?;
     let arch = uki::arch(&tree.stub)?;
 
     let root = step(report, "root.img", out, &mut artifacts, |state| {
-        root_image(tree, options, out, state)
+        root_image(tree, options, &recipe, out, state)
     })?;
     let spec = root.facts.spec()?;
     let initramfs = step(report, "initramfs.cpio.zst", out, &mut artifacts, |state| {
         let inputs = Digest::new("initramfs")
-            .text(RECIPE)
+            .text(&recipe)
             .text(&INITRAMFS_LEVEL.to_string())
             .tree(&tree.initramfs)?;
         state.build(inputs, |file| {
@@ -167,7 +166,7 @@ pub fn build(
             kernel: &tree.kernel,
         };
         let inputs = Digest::new("uki")
-            .text(RECIPE)
+            .text(&recipe)
             .text(&tree.os_release)
             .text(&command_line)
             .text(&tree.kernel_release)
@@ -194,7 +193,7 @@ pub fn build(
         }
         step(report, name, out, &mut artifacts, |state| {
             let inputs = Digest::new(name)
-                .text(RECIPE)
+                .text(&recipe)
                 .text(options.layout.name())
                 .text(&tree.version)
                 .text(&tree.build_time.to_string())
@@ -230,6 +229,13 @@ pub fn build(
     Ok(manifest)
 }
 
+/// What stands for the way that things are made: this program. When it is another, nothing that
+/// it made before counts as fresh.
+fn recipe() -> anyhow::Result<String> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    Ok(digest::of_file(&program)?.1)
+}
+
 /// Runs one step under its own line of the report and notes the artifact it made.
 fn step<T>(
     report: &Report,
@@ -252,6 +258,7 @@ fn step<T>(
 fn root_image(
     tree: &RootTree,
     options: &Options,
+    recipe: &str,
     out: &Path,
     state: State,
 ) -> anyhow::Result<Built<Root>> {
@@ -260,7 +267,7 @@ fn root_image(
         compression: &options.compression,
         build_time: tree.build_time,
     };
-    let mut inputs = Digest::new("root").text(RECIPE).tree(&tree.root)?;
+    let mut inputs = Digest::new("root").text(recipe).tree(&tree.root)?;
     for word in made.words() {
         inputs = inputs.text(&word.to_string_lossy());
     }
@@ -322,3 +329,6 @@ fn copy_paper(paper: &Path, out: &Path) -> anyhow::Result<(String, Artifact)> {
     }
     Ok((name.to_string(), Artifact::of(&to)?))
 }
+
+#[cfg(test)]
+mod tests;
