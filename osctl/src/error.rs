@@ -131,14 +131,12 @@ impl Error {
         self.kind
     }
 
-    /// The message and the causes in one line, for progress lines.
+    /// The message and the first cause in one line, for progress lines.
     pub(crate) fn line(&self) -> String {
-        let mut line = self.message.clone();
-        for cause in &self.causes {
-            line.push_str(": ");
-            line.push_str(cause);
+        match self.causes.first() {
+            Some(cause) => format!("{}: {cause}", self.message),
+            None => self.message.clone(),
         }
-        line
     }
 
     /// The exit code.
