@@ -12,9 +12,15 @@ pub const MAX_SLEW: Duration = Duration::from_millis(500);
 
 /// Sets the clock: clock_settime(2).
 pub fn set(to: SystemTime) -> io::Result<()> {
-    let since = to.duration_since(UNIX_EPOCH).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let seconds = i64::try_from(since.as_secs()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let to = Timespec { tv_sec: seconds, tv_nsec: since.subsec_nanos().into() };
+    let since = to
+        .duration_since(UNIX_EPOCH)
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let seconds =
+        i64::try_from(since.as_secs()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let to = Timespec {
+        tv_sec: seconds,
+        tv_nsec: since.subsec_nanos().into(),
+    };
     Ok(clock_settime(ClockId::Realtime, to)?)
 }
 
@@ -44,7 +50,11 @@ pub fn slew(offset_ns: i64, error: Duration, poll: u8) -> io::Result<()> {
     timex.esterror = error;
     // SAFETY: the kernel reads and writes this one struct, which lives over the call.
     let result = unsafe { libc::adjtimex(&mut timex) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -279,8 +279,8 @@ impl Noun for Sysctls {
                 let done = satisfied(value, &wanted);
                 let (phase, message) = match value {
                     Some(Value::Missing) if done => (
-                        Phase::Pending,
-                        "the kernel has no such parameter yet".into(),
+                        Phase::Ready,
+                        "this kernel has no such parameter, or not yet".to_owned(),
                     ),
                     _ if done => (
                         Phase::Ready,
