@@ -165,6 +165,8 @@ fn builder(root: &Path, flavor: Flavor, orchestrator: &Path) -> Result<Outcome> 
             .arg(release(root))
             .arg("--orchestrator")
             .arg(orchestrator)
+            .arg("--cache")
+            .arg(cache(root))
             .arg("--output")
             .arg(&output)
             .stdin(Stdio::null());
@@ -184,6 +186,18 @@ fn builder(root: &Path, flavor: Flavor, orchestrator: &Path) -> Result<Outcome> 
         logged(&mut command, &log)?;
         Ok(Outcome::Built(Image::at(&output)?))
     })
+}
+
+/// Where downloads are kept: shared by all checkouts of this user.
+fn cache(root: &Path) -> PathBuf {
+    let home = || env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    let shared = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(home);
+    env::var_os("KEELSON_CACHE")
+        .map(PathBuf::from)
+        .or_else(|| shared.map(|dir| dir.join("keelson")))
+        .unwrap_or_else(|| root.join("target/cache"))
 }
 
 /// Where the programs for the machine are.
