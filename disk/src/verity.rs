@@ -107,7 +107,6 @@ pub fn build(
 /// Reads a whole image and proves that data, superblock and tree are those of `spec`. `image`
 /// may be longer (a slot is).
 pub fn verify(image: &mut (impl Read + Seek), spec: &RootSpec) -> Result<(), Error> {
-    let image = &mut *image;
     let shared = std::cell::RefCell::new(image);
     let mut data = DataReader {
         image: &shared,

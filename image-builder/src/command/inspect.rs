@@ -1,7 +1,7 @@
 //! `image-builder inspect`.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -93,8 +93,7 @@ fn root_state(file: &mut File, table: &Table, spec: &RootSpec) -> anyhow::Result
     };
     let block = table.geometry.block;
     let mut window = Window::new(file, slot.first * block, slot.blocks() * block);
-    let mut slot_reader = BufReader::with_capacity(1 << 18, &mut window);
-    Ok(match verity::verify(&mut slot_reader, spec) {
+    Ok(match verity::verify(&mut window, spec) {
         Ok(()) => format!("partition {}, whole", slot.number),
         Err(error) => format!("partition {}: {error}", slot.number),
     })
