@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use super::payload::{Bind, Description, FILE_NAME, FORMAT_VERSION};
-use super::unpack::{self, LIMITS};
+use super::unpack::{self, Keep, LIMITS};
 use super::{Error, Installed, Source, embedded};
 use crate::arch::Arch;
 use crate::packages::bytes_sha256;
@@ -21,7 +21,7 @@ pub(super) fn source(
     executable: &Path,
     version: Option<String>,
     arch: Arch,
-    keep: &[String],
+    keep: &Keep,
     cache: &Path,
 ) -> anyhow::Result<Source> {
     let bytes = fs::read(executable).map_err(Error::io(executable))?;
@@ -50,7 +50,7 @@ pub(super) fn source(
 
     // What is unpacked depends on the archive and on what is kept of it.
     let text = serde_json::to_string_pretty(&installed.description)? + "\n";
-    let key = bytes_sha256(format!("{}\n{}\n{text}", found.sha256, keep.join("\n")).as_bytes());
+    let key = bytes_sha256(format!("{}\n{keep:?}\n{text}", found.sha256).as_bytes());
     let base = cache.join("payloads");
     let folder = base.join(key);
     if !folder.exists() {
@@ -182,8 +182,11 @@ mod tests {
         header
     }
 
-    fn keep() -> Vec<String> {
-        vec!["bin/k3s".to_string(), "bin/cni".to_string()]
+    fn keep() -> Keep {
+        Keep {
+            needed: vec!["bin/k3s".to_string(), "bin/cni".to_string()],
+            optional: Vec::new(),
+        }
     }
 
     fn payload(bytes: &[u8], version: Option<&str>) -> (tempfile::TempDir, anyhow::Result<Source>) {

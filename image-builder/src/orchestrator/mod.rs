@@ -48,8 +48,7 @@ pub struct Source {
 /// What can go wrong with an orchestrator, by what a caller or a person would do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The release could not be downloaded. The one error after which another orchestrator may be
-    /// used instead: see [`is_unreachable`].
+    /// The release could not be downloaded; see [`is_unreachable`].
     #[error(
         "cannot download {url} ({reason}); give a K3s executable with --orchestrator FILE, or \
          build with another orchestrator"
@@ -119,12 +118,12 @@ impl Error {
     }
 }
 
-/// True if the build failed only because the release's server is out of reach, so that another
-/// orchestrator may be tried.
+/// True if the build failed only because the release cannot be had (its server is out of reach,
+/// or it may not be asked), so that another orchestrator may be tried.
 pub fn is_unreachable(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref::<Error>(),
-        Some(Error::Unreachable { .. })
+        Some(Error::Unreachable { .. } | Error::NotCached(_))
     )
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Error;
+use super::unpack::Keep;
 use crate::arch::Arch;
 use crate::packages::{bytes_sha256, file_sha256};
 use crate::report::Step;
@@ -25,7 +26,7 @@ pub(super) struct Lock {
     pub(super) version: String,
     url: String,
     architectures: BTreeMap<Arch, File>,
-    keep: Vec<Keep>,
+    keep: Vec<Kept>,
 }
 
 /// The release's executable for an architecture.
@@ -40,8 +41,10 @@ struct File {
 /// A path of the payload that stays.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Keep {
+struct Kept {
     path: String,
+    #[serde(default)]
+    optional: bool,
     #[serde(rename = "why")]
     _why: String,
 }
@@ -56,9 +59,19 @@ pub(super) struct Fetched {
 }
 
 impl Lock {
-    /// The path patterns of what stays of the payload.
-    pub(super) fn keep(&self) -> Vec<String> {
-        self.keep.iter().map(|keep| keep.path.clone()).collect()
+    /// What stays of the payload.
+    pub(super) fn keep(&self) -> Keep {
+        let paths = |optional: bool| {
+            self.keep
+                .iter()
+                .filter(|kept| kept.optional == optional)
+                .map(|kept| kept.path.clone())
+                .collect()
+        };
+        Keep {
+            needed: paths(false),
+            optional: paths(true),
+        }
     }
 
     fn url(&self, file: &str) -> String {
@@ -292,7 +305,7 @@ mod tests {
                 lock.version.replace('+', "%2B")
             )
         );
-        assert!(lock.keep().contains(&"bin/k3s".to_string()));
+        assert!(lock.keep().needed.contains(&"bin/k3s".to_string()));
     }
 
     #[test]

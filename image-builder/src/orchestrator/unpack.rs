@@ -18,6 +18,22 @@ pub(super) struct Limits {
     pub(super) entries: usize,
 }
 
+/// What is unpacked: path patterns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Keep {
+    /// Each must fit something.
+    pub(super) needed: Vec<String>,
+    /// These need not.
+    pub(super) optional: Vec<String>,
+}
+
+impl Keep {
+    fn holds(&self, path: &str) -> bool {
+        let mut forms = self.needed.iter().chain(&self.optional);
+        forms.any(|form| pattern::matches(form, path))
+    }
+}
+
 /// The limits for a release.
 pub(super) const LIMITS: Limits = Limits {
     bytes: 1 << 30,
@@ -66,14 +82,8 @@ pub enum Error {
     },
 }
 
-/// Unpacks what `keep` names from a tar.zst into the empty folder `to`. Every pattern of `keep`
-/// must have something it fits.
-pub(super) fn unpack(
-    archive: &[u8],
-    keep: &[String],
-    limits: Limits,
-    to: &Path,
-) -> Result<(), Error> {
+/// Unpacks what `keep` names from a tar.zst into the empty folder `to`, and the links to it.
+pub(super) fn unpack(archive: &[u8], keep: &Keep, limits: Limits, to: &Path) -> Result<(), Error> {
     let mut decoder = zstd::Decoder::with_buffer(archive).map_err(Error::Damaged)?;
     decoder
         .window_log_max(LARGEST_WINDOW)
@@ -111,7 +121,7 @@ pub(super) fn unpack(
                     target: String::from_utf8_lossy(&target).into_owned(),
                 })?;
             } else if kind.is_file() {
-                if keep.iter().any(|form| pattern::matches(form, &path)) {
+                if keep.holds(&path) {
                     let executable = entry.header().mode().unwrap_or(0) & 0o100 != 0;
                     write(&mut entry, &path, executable, to, limits)?;
                     files.insert(path);
@@ -123,7 +133,7 @@ pub(super) fn unpack(
     }
     // What follows the archive must be readable too: the checksum is at the end.
     io::copy(&mut counted, &mut io::sink()).map_err(|error| damage(error, limits))?;
-    for form in keep {
+    for form in &keep.needed {
         if !files.iter().any(|path| pattern::matches(form, path)) {
             return Err(Error::Lacks(form.clone()));
         }
@@ -309,7 +319,10 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let to = folder.path().join("to");
         fs::create_dir(&to).expect("folder");
-        let keep = ["bin/k3s".to_string(), "bin/cni".to_string()];
+        let keep = Keep {
+            needed: vec!["bin/k3s".to_string(), "bin/cni".to_string()],
+            optional: vec!["bin/blkid".to_string()],
+        };
         let result = unpack(&archive(entries), &keep, limits, &to);
         // Whatever happened, nothing was written beside.
         assert_eq!(fs::read_dir(folder.path()).expect("folder").count(), 1);
@@ -326,6 +339,7 @@ pub(super) mod tests {
                 ("./bin/", EntryType::Directory, ""),
                 ("./bin/k3s", FILE, "program"),
                 ("./bin/cni", FILE, "plugins"),
+                ("./bin/blkid", FILE, "asked for"),
                 ("./bin/busybox", FILE, "a shell"),
                 ("./bin/sh", LINK, "busybox"),
                 ("./bin/kubectl", LINK, "k3s"),
@@ -346,6 +360,7 @@ pub(super) mod tests {
                 "bin/again",
                 "bin/aux",
                 "bin/aux/bridge",
+                "bin/blkid",
                 "bin/cni",
                 "bin/k3s",
                 "bin/kubectl"
@@ -465,12 +480,11 @@ pub(super) mod tests {
         let whole = archive(&[("bin/k3s", FILE, "p"), ("bin/cni", FILE, "p")]);
         for length in 0..whole.len() {
             let folder = tempfile::tempdir().expect("temporary folder");
-            let result = unpack(
-                &whole[..length],
-                &["bin/k3s".to_string()],
-                LIMITS,
-                folder.path(),
-            );
+            let keep = Keep {
+                needed: vec!["bin/k3s".to_string()],
+                optional: Vec::new(),
+            };
+            let result = unpack(&whole[..length], &keep, LIMITS, folder.path());
             assert!(result.is_err(), "cut at {length} of {}", whole.len());
         }
     }

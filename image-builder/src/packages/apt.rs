@@ -166,7 +166,8 @@ impl Apt {
                 output: complaints(&output),
             });
         }
-        self.write("updated", "")
+        let stamp = self.stamp();
+        fs::write(&stamp, "").map_err(Error::io(&stamp))
     }
 
     /// The newest version of each package that the lists know.
@@ -231,8 +232,13 @@ impl Apt {
             })
     }
 
+    /// Writes a file unless it holds the text already: apt keeps an index of its lists only as
+    /// long as nothing around it is younger.
     fn write(&self, name: &str, text: &str) -> Result<(), Error> {
         let path = self.folder.join(name);
+        if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
         fs::write(&path, text).map_err(Error::io(&path))
     }
 }

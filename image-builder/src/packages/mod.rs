@@ -10,6 +10,7 @@ mod apt;
 pub mod lock;
 mod stanza;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,11 +66,9 @@ pub enum Error {
     /// `--offline`, and some packages are not in the cache.
     #[error("not in the cache, and --offline forbids to fetch: {}", .0.join(", "))]
     NotCached(Vec<String>),
-    /// The mirror did not deliver.
-    #[error(
-        "cannot fetch packages from {mirror}; if it no longer has these versions the lists are \
-         old: build again with --refresh. apt says:\n{output}"
-    )]
+    /// The mirror did not deliver. Lists that are older than the mirror are the usual cause: see
+    /// [`Archive::refresh`].
+    #[error("cannot fetch packages from {mirror}. apt says:\n{output}")]
     Download {
         /// Where they should have come from.
         mirror: String,
@@ -147,6 +146,10 @@ pub struct Archive {
     debs: PathBuf,
     unpacked: PathBuf,
     offline: bool,
+    /// True if something was fetched or unpacked.
+    changed: Cell<bool>,
+    /// Held as long as this is in use, so that two builds do not share apt's files.
+    _lock: fs::File,
 }
 
 impl Archive {
@@ -159,26 +162,47 @@ impl Archive {
         offline: bool,
         step: &Step<'_>,
     ) -> Result<Archive, Error> {
+        // apt is run in other folders, so every path is an absolute one.
+        let cache = std::path::absolute(cache).map_err(Error::io(cache))?;
         let debs = cache.join("debs");
         let unpacked = cache.join("unpacked");
         for folder in [&debs, &unpacked] {
             fs::create_dir_all(folder).map_err(Error::io(folder))?;
         }
+        let lock_path = debs.join(format!("{}.lock", arch.name()));
+        let lock = fs::File::create(&lock_path).map_err(Error::io(&lock_path))?;
+        step.detail("waiting for another build");
+        lock.lock().map_err(Error::io(&lock_path))?;
         let apt = apt::Apt::open(&cache.join("apt").join(arch.name()), mirror, arch)?;
-        if !apt.fresh() {
-            if !offline {
-                step.detail("package lists");
-                apt.update()?;
-            } else if !apt.has_lists() {
-                return Err(Error::NoLists(cache.to_path_buf()));
-            }
-        }
-        Ok(Archive {
+        let archive = Archive {
             apt,
             debs,
             unpacked,
             offline,
-        })
+            changed: Cell::new(false),
+            _lock: lock,
+        };
+        if !archive.apt.fresh() {
+            if !offline {
+                archive.refresh(step)?;
+            } else if !archive.apt.has_lists() {
+                return Err(Error::NoLists(cache));
+            }
+        }
+        Ok(archive)
+    }
+
+    /// Fetches the signed lists, however young those at hand are. Debian's mirrors keep only the
+    /// newest version of a package, so lists can be out of date within the hour.
+    pub fn refresh(&self, step: &Step<'_>) -> Result<(), Error> {
+        step.detail("package lists");
+        self.changed.set(true);
+        self.apt.update()
+    }
+
+    /// True if anything was fetched or unpacked since this was opened.
+    pub fn changed(&self) -> bool {
+        self.changed.get()
     }
 
     /// The newest version of each named package, in the order of the names.
@@ -214,6 +238,7 @@ impl Archive {
                 return Err(Error::NotCached(names));
             }
             step.detail(&format!("fetching {} packages", missing.len()));
+            self.changed.set(true);
             self.fetch(&missing)?;
         }
         let mut folders = BTreeMap::new();
@@ -221,6 +246,7 @@ impl Archive {
             let folder = self.folder(package);
             if !folder.exists() {
                 step.detail(&package.name);
+                self.changed.set(true);
                 self.unpack_one(package, &folder)?;
             }
             folders.insert(package.name.clone(), folder);

@@ -157,6 +157,95 @@ mod tests {
         );
     }
 
+    /// The test's own program, which is dynamic, and what it needs.
+    fn program() -> (Vec<u8>, elf::Elf) {
+        let bytes = fs::read("/proc/self/exe").expect("own program");
+        let elf = elf::read(&bytes).expect("whole").expect("an ELF");
+        (bytes, elf)
+    }
+
+    /// A package at `folder` with a file for each name, `libc.so.6` as a link as Debian has it.
+    fn package(folder: &Path, names: &[String], arch: Arch) -> BTreeMap<String, PathBuf> {
+        let usual = folder.join("usr/lib").join(arch.triplet());
+        fs::create_dir_all(&usual).expect("folder");
+        for name in names {
+            fs::write(usual.join(format!("{name}.real")), "text").expect("file");
+            std::os::unix::fs::symlink(format!("{name}.real"), usual.join(name)).expect("link");
+        }
+        let (_, elf) = program();
+        if let Some(loader) = elf.loader {
+            let path = folder.join(merged(loader.trim_start_matches('/')));
+            fs::create_dir_all(path.parent().expect("a parent")).expect("folder");
+            fs::write(path, "text").expect("file");
+        }
+        [("libc6".to_string(), folder.to_path_buf())].into()
+    }
+
+    #[test]
+    fn what_a_program_needs_is_taken() {
+        let (bytes, elf) = program();
+        if elf.loader.is_none() {
+            return;
+        }
+        let arch = Arch::host().expect("an architecture");
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let packages = package(&folder.path().join("package"), &elf.needed, arch);
+        let tree = Tree::create(&folder.path().join("tree")).expect("tree");
+        tree.write("usr/bin/program", &bytes, 0o755).expect("file");
+        let used = complete(&tree, arch, &packages, "payload", &[]).expect("whole");
+        assert!(used.contains("libc6"));
+        for name in &elf.needed {
+            let path = format!("usr/lib/{}/{name}", arch.triplet());
+            assert!(tree.path(&path).exists(), "{path} and what it leads to");
+        }
+    }
+
+    #[test]
+    fn a_library_that_nobody_holds_is_named() {
+        let (bytes, elf) = program();
+        if elf.loader.is_none() {
+            return;
+        }
+        let arch = Arch::host().expect("an architecture");
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let packages = package(&folder.path().join("package"), &elf.needed[1..], arch);
+        let tree = Tree::create(&folder.path().join("tree")).expect("tree");
+        tree.write("usr/bin/program", &bytes, 0o755).expect("file");
+        let missing = &elf.needed[0];
+        let error = complete(&tree, arch, &packages, "payload", &[]).expect_err("not whole");
+        assert!(
+            error.to_string().starts_with(&format!(
+                "/usr/bin/program needs {missing}, which no package"
+            )),
+            "{error}"
+        );
+        // In the payload's own folder it is found, by the payload's programs alone.
+        let tree = Tree::create(&folder.path().join("tree")).expect("tree");
+        tree.write("payload/bin/program", &bytes, 0o755)
+            .expect("file");
+        tree.write(&format!("payload/lib/{missing}"), b"text", 0o644)
+            .expect("file");
+        let own = ["payload/lib".to_string()];
+        complete(&tree, arch, &packages, "payload", &own).expect("whole");
+    }
+
+    #[test]
+    fn a_program_of_another_architecture_is_refused() {
+        let (bytes, _) = program();
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let tree = Tree::create(&folder.path().join("tree")).expect("tree");
+        tree.write("usr/bin/program", &bytes, 0o755).expect("file");
+        let other = match Arch::host().expect("an architecture") {
+            Arch::Amd64 => Arch::Arm64,
+            Arch::Arm64 => Arch::Amd64,
+        };
+        let error = complete(&tree, other, &BTreeMap::new(), "payload", &[]).expect_err("foreign");
+        assert!(
+            error.to_string().contains("is not a program for"),
+            "{error}"
+        );
+    }
+
     #[test]
     fn the_loaders_folder_is_the_merged_one() {
         assert_eq!(merged("lib64"), "usr/lib64");

@@ -18,11 +18,11 @@ pub(crate) mod pattern;
 pub(crate) mod recipe;
 pub(crate) mod resolve;
 mod sbom;
+mod sources;
 mod take;
 pub(crate) mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -32,10 +32,11 @@ use serde::{Deserialize, Serialize};
 use crate::arch::Arch;
 use crate::inputs::{Inputs, RootTree};
 use crate::orchestrator::{self, payload};
-use crate::packages::{self, Archive, Mirror, Package, lock::Lock};
+use crate::packages::{self, Package, lock::Lock};
 use crate::report::{Report, Step};
 use modules::{Modules, Selection};
 use sbom::Part;
+use sources::Sources;
 use tree::Tree;
 
 /// Our own programs, as `Inputs::programs` holds them.
@@ -59,21 +60,20 @@ pub fn assemble_for(
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     let recipes = Recipes::read(&inputs.source)?;
 
-    let step = report.step("packages");
-    let sources = Sources::gather(arch, inputs, &recipes, &step)?;
-    step.done(None);
-
+    // First what may be out of reach, so that a build that cannot be ends before it begins.
     let step = report.step("orchestrator");
     let orchestrator = orchestrator::prepare(inputs, arch, report, &step)?;
     match &orchestrator {
-        Some(source) => {
-            step.detail(&format!(
-                "{} {}",
-                source.installed.name, source.installed.version
-            ));
-            step.done(None);
-        }
-        None => step.fresh(None),
+        Some(_) => step.done(None),
+        None => drop(step),
+    }
+
+    let step = report.step("packages");
+    let sources = Sources::gather(arch, inputs, &recipes, &step)?;
+    if sources.changed {
+        step.done(None);
+    } else {
+        step.fresh(None);
     }
 
     let step = report.step("root tree");
@@ -155,122 +155,6 @@ impl Recipes {
             digest,
         })
     }
-}
-
-/// The packages of a build, unpacked.
-struct Sources {
-    /// Everything for the image and the tools for its architecture.
-    folders: BTreeMap<String, PathBuf>,
-    packages: Vec<Package>,
-    kernel_package: String,
-    kernel_release: String,
-    mkfs_erofs: Vec<OsString>,
-}
-
-impl Sources {
-    fn gather(
-        arch: Arch,
-        inputs: &Inputs,
-        recipes: &Recipes,
-        step: &Step<'_>,
-    ) -> anyhow::Result<Sources> {
-        let list = &recipes.packages;
-        let mirror = Mirror::from_environment(&list.release, &list.components);
-        let cache = &inputs.cache;
-        let archive = Archive::open(cache, mirror.clone(), arch, inputs.offline, step)?;
-
-        let meta_name = recipes.kernel.package(inputs.variant, arch)?;
-        let kernel_package = kernel_behind(&archive, meta_name)?;
-        let kernel_release = kernel_package
-            .strip_prefix("linux-image-")
-            .with_context(|| format!("{kernel_package} is an odd name for a kernel package"))?
-            .to_string();
-
-        let taken = list.packages.iter().map(|p| p.name.as_str());
-        let libraries = list.libraries.iter().map(|p| p.name.as_str());
-        let packed = list.tools.iter().filter(|tool| tool.libraries.is_empty());
-        let mut names: Vec<&str> = taken
-            .chain(libraries)
-            .chain(packed.map(|tool| tool.name.as_str()))
-            .collect();
-        names.push(&kernel_package);
-        let mut packages = archive.resolve(&names)?;
-        let folders = archive.unpack(&packages, step)?;
-
-        // Tools run here and now, so they are of the architecture that builds.
-        let host = Arch::host().context("images cannot be built on this architecture")?;
-        let tools = if host == arch {
-            archive
-        } else {
-            Archive::open(cache, mirror, host, inputs.offline, step)?
-        };
-        let mut names = Vec::new();
-        for tool in list.tools.iter().filter(|tool| !tool.libraries.is_empty()) {
-            names.push(tool.name.as_str());
-            names.extend(tool.libraries.iter().map(String::as_str));
-        }
-        let resolved = tools.resolve(&names)?;
-        let tool_folders = tools.unpack(&resolved, step)?;
-        let mkfs_erofs = through_loader(host, &tool_folders, "erofs-utils", "usr/bin/mkfs.erofs")?;
-        packages.extend(resolved);
-        Ok(Sources {
-            folders,
-            packages,
-            kernel_package,
-            kernel_release,
-            mkfs_erofs,
-        })
-    }
-
-    fn folder(&self, package: &str) -> anyhow::Result<&Path> {
-        self.folders
-            .get(package)
-            .map(PathBuf::as_path)
-            .with_context(|| format!("rootfs/packages.yaml does not list {package}"))
-    }
-}
-
-/// The package with the kernel itself, behind the one that always depends on the newest.
-fn kernel_behind(archive: &Archive, meta_name: &str) -> anyhow::Result<String> {
-    let meta = archive.resolve(&[meta_name])?;
-    let depends = meta.first().map_or("", |package| package.depends.as_str());
-    depends
-        .split(',')
-        .filter_map(|part| part.split_whitespace().next())
-        .find(|name| name.starts_with("linux-image-"))
-        .map(String::from)
-        .with_context(|| format!("{meta_name} depends on no kernel: {depends}"))
-}
-
-/// The words that run a program of unpacked packages with exactly their loader and libraries.
-fn through_loader(
-    host: Arch,
-    folders: &BTreeMap<String, PathBuf>,
-    package: &str,
-    program: &str,
-) -> anyhow::Result<Vec<OsString>> {
-    let library = format!("usr/lib/{}", host.triplet());
-    let find = |name: &str| {
-        let folder = folders.get(name).cloned();
-        folder.with_context(|| format!("rootfs/packages.yaml does not list {name}"))
-    };
-    let mut search = OsString::new();
-    for folder in folders.values().map(|folder| folder.join(&library)) {
-        if folder.is_dir() {
-            if !search.is_empty() {
-                search.push(":");
-            }
-            search.push(folder);
-        }
-    }
-    let loader = find("libc6")?.join(&library).join(host.loader());
-    let program = find(package)?.join(program);
-    Ok(vec![
-        loader.into_os_string(),
-        "--library-path".into(),
-        search,
-        program.into_os_string(),
-    ])
 }
 
 /// All that one assembly reads.
