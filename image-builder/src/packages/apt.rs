@@ -144,17 +144,21 @@ impl Apt {
 
     /// True if there are lists of this mirror at all.
     pub(super) fn has_lists(&self) -> bool {
+        let lists = fs::read_dir(self.folder.join("lists"));
+        let mut names = lists.into_iter().flatten().flatten();
         self.stamp().exists()
+            && names.any(|entry| entry.file_name().to_string_lossy().ends_with("_Packages"))
     }
 
     /// True if the lists are younger than a day.
     pub(super) fn fresh(&self) -> bool {
         let modified = fs::metadata(self.stamp()).and_then(|meta| meta.modified());
-        modified.is_ok_and(|then| {
-            SystemTime::now()
-                .duration_since(then)
-                .is_ok_and(|age| age < LISTS_LAST)
-        })
+        self.has_lists()
+            && modified.is_ok_and(|then| {
+                SystemTime::now()
+                    .duration_since(then)
+                    .is_ok_and(|age| age < LISTS_LAST)
+            })
     }
 
     /// Fetches the lists; apt checks their signatures.

@@ -225,10 +225,14 @@ impl Archive {
         packages: &[Package],
         step: &Step<'_>,
     ) -> Result<BTreeMap<String, PathBuf>, Error> {
-        let missing: Vec<&Package> = packages
-            .iter()
-            .filter(|p| !self.folder(p).exists() && !self.file(p).exists())
-            .collect();
+        let mut missing = Vec::new();
+        for package in packages.iter().filter(|p| !self.folder(p).exists()) {
+            // The cache is only files: one that was damaged is fetched again.
+            let file = self.file(package);
+            if !file.exists() || file_sha256(&file)? != package.sha256 {
+                missing.push(package);
+            }
+        }
         if !missing.is_empty() {
             if self.offline {
                 let names = missing
@@ -290,17 +294,9 @@ impl Archive {
     }
 
     /// Unpacks beside the final place and renames, so that an interrupted build leaves nothing
-    /// half done that looks whole. The digest is checked again: the cache is only files.
+    /// half done that looks whole.
     fn unpack_one(&self, package: &Package, folder: &Path) -> Result<(), Error> {
         let file = self.file(package);
-        if file_sha256(&file)? != package.sha256 {
-            fs::remove_file(&file).map_err(Error::io(&file))?;
-            return Err(Error::Digest {
-                name: package.name.clone(),
-                version: package.version.clone(),
-                sha256: package.sha256.clone(),
-            });
-        }
         let work = tempfile::Builder::new()
             .prefix("unpack-")
             .tempdir_in(&self.unpacked)
