@@ -1,0 +1,441 @@
+//! The kernel's links, addresses and routes over rtnetlink(7): read whole, changed one by
+//! one, and watched. Thin: it decides nothing, and no type of the netlink crates leaves
+//! this file.
+//!
+//! What machined adds carries a mark ([`Mark`]): an address in IFA_PROTO, a route in its
+//! protocol. The mark lives in the kernel, so that a new machined knows what the one
+//! before it added, and nothing of others is ever taken for ours.
+
+use crate::engine::Wake;
+use anyhow::Context as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use keelson_config::{Cidr, MacAddr};
+use rtnetlink::{
+    Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder,
+    packet_route::{
+        AddressFamily,
+        address::{AddressAttribute, AddressMessage, AddressProtocol, CacheInfo},
+        link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+        route::{
+            RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+            RouteType,
+        },
+    },
+};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+use tokio::time::sleep;
+
+/// Says what machined added for what reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mark {
+    /// The config says so.
+    Config,
+    /// A DHCP lease says so.
+    Lease,
+}
+
+impl Mark {
+    /// Numbers that neither the kernel nor a routing daemon uses, see rtnetlink.h and
+    /// /etc/iproute2/rt_protos.
+    fn number(self) -> u8 {
+        match self {
+            Mark::Config => 71,
+            Mark::Lease => 72,
+        }
+    }
+
+    fn from(number: u8) -> Option<Mark> {
+        [Mark::Config, Mark::Lease]
+            .into_iter()
+            .find(|mark| mark.number() == number)
+    }
+}
+
+/// A link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// The kernel's number for it.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// It speaks Ethernet.
+    pub ethernet: bool,
+    /// It is the machine's own loopback.
+    pub loopback: bool,
+    /// Software made it: a bridge, one end of a pair, a tunnel.
+    pub made: bool,
+    /// It is part of another link: a bridge's port, a bond's member.
+    pub enslaved: bool,
+    /// Its hardware address now.
+    pub mac: Option<MacAddr>,
+    /// The hardware address that it was built with.
+    pub permanent: Option<MacAddr>,
+    /// It is switched on.
+    pub up: bool,
+    /// A cable is in and the other end is there.
+    pub carrier: bool,
+    /// The largest packet.
+    pub mtu: u32,
+    /// The largest MTU that it can have; 0 is not known.
+    pub largest_mtu: u32,
+}
+
+/// An address of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// The link's number.
+    pub link: u32,
+    /// The address and its prefix.
+    pub cidr: Cidr,
+    /// For how long yet; `None` is for ever.
+    pub lifetime: Option<Duration>,
+    /// Why machined added it; `None` where somebody else did.
+    pub mark: Option<Mark>,
+}
+
+/// A route in the main table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Route {
+    /// The link's number.
+    pub link: u32,
+    /// The destination network.
+    pub to: Cidr,
+    /// The gateway; `None` means that the destination is on the link.
+    pub via: Option<IpAddr>,
+    /// The address to send from; `None` leaves it to the kernel.
+    pub source: Option<IpAddr>,
+    /// Lower wins.
+    pub metric: u32,
+    /// Why machined added it; `None` where somebody else did.
+    pub mark: Option<Mark>,
+}
+
+/// A connection to the kernel. Cheap: made anew for every look.
+#[derive(Clone, Debug)]
+pub(crate) struct Netlink {
+    handle: Handle,
+}
+
+impl Netlink {
+    /// Connects; within a runtime.
+    pub(crate) fn connect() -> anyhow::Result<Netlink> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("opening a netlink socket")?;
+        // Ends with the last handle.
+        tokio::spawn(connection);
+        Ok(Netlink { handle })
+    }
+
+    /// All links, by number.
+    pub(crate) async fn links(&self) -> anyhow::Result<Vec<Link>> {
+        let all: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(plain)
+            .context("listing links")?;
+        let mut links: Vec<Link> = all.iter().map(link).collect();
+        links.sort_by_key(|link| link.index);
+        Ok(links)
+    }
+
+    /// All addresses.
+    pub(crate) async fn addresses(&self) -> anyhow::Result<Vec<Address>> {
+        let all: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(plain)
+            .context("listing addresses")?;
+        Ok(all.iter().filter_map(address).collect())
+    }
+
+    /// The plain routes of the main table, both families.
+    pub(crate) async fn routes(&self) -> anyhow::Result<Vec<Route>> {
+        let mut routes = Vec::new();
+        for ask in [
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        ] {
+            let family = self.handle.route().get(ask).execute();
+            let family: Vec<RouteMessage> = family
+                .try_collect()
+                .await
+                .map_err(plain)
+                .context("listing routes")?;
+            routes.extend(family.iter().filter_map(route));
+        }
+        Ok(routes)
+    }
+
+    /// Switches a link on.
+    pub(crate) async fn set_up(&self, link: u32) -> anyhow::Result<()> {
+        let message = LinkUnspec::new_with_index(link).up().build();
+        Ok(self
+            .handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .map_err(plain)?)
+    }
+
+    /// Sets the largest packet of a link.
+    pub(crate) async fn set_mtu(&self, link: u32, mtu: u32) -> anyhow::Result<()> {
+        let message = LinkUnspec::new_with_index(link).mtu(mtu).build();
+        Ok(self
+            .handle
+            .link()
+            .change(message)
+            .execute()
+            .await
+            .map_err(plain)?)
+    }
+
+    /// Adds an address, or gives the one that is there another lifetime and mark.
+    pub(crate) async fn add_address(&self, new: &Address) -> anyhow::Result<()> {
+        let Cidr { addr, prefix } = new.cidr;
+        let mut request = self.handle.address().add(new.link, addr, prefix).replace();
+        let attributes = &mut request.message_mut().attributes;
+        let mut cache = CacheInfo::default();
+        let seconds = new.lifetime.map_or(FOREVER, |left| {
+            // Rounded up: the kernel takes no zero, and its last second is ours to remove.
+            (left.as_secs() + 1).try_into().unwrap_or(FOREVER)
+        });
+        (cache.ifa_valid, cache.ifa_preferred) = (seconds, seconds);
+        attributes.push(AddressAttribute::CacheInfo(cache));
+        if let Some(mark) = new.mark {
+            attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(
+                mark.number(),
+            )));
+        }
+        Ok(request.execute().await.map_err(plain)?)
+    }
+
+    /// Removes an address.
+    pub(crate) async fn remove_address(&self, link: u32, cidr: Cidr) -> anyhow::Result<()> {
+        let all: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(link)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(plain)?;
+        // As the kernel has it: an address may have a peer, a label, a broadcast address.
+        for message in all {
+            if address(&message).is_some_and(|found| found.cidr == cidr) {
+                self.handle
+                    .address()
+                    .del(message)
+                    .execute()
+                    .await
+                    .map_err(plain)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a route.
+    pub(crate) async fn add_route(&self, route: &Route) -> anyhow::Result<()> {
+        let message = route_message(route)?;
+        Ok(self
+            .handle
+            .route()
+            .add(message)
+            .execute()
+            .await
+            .map_err(plain)?)
+    }
+
+    /// Removes a route.
+    pub(crate) async fn remove_route(&self, route: &Route) -> anyhow::Result<()> {
+        let message = route_message(route)?;
+        Ok(self
+            .handle
+            .route()
+            .del(message)
+            .execute()
+            .await
+            .map_err(plain)?)
+    }
+}
+
+/// INFINITY_LIFE_TIME of the kernel's addrconf.h.
+const FOREVER: u32 = u32::MAX;
+
+/// How long changes are gathered: the start of a pod is many.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// Wakes the loop at every change of a link, an address or a route, whoever makes it.
+/// Never ends; what is missed while it connects again is made good by one more wake.
+pub(crate) async fn monitor(wake: Wake) {
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ];
+    loop {
+        match rtnetlink::new_multicast_connection(&groups) {
+            Ok((connection, _handle, mut messages)) => {
+                let connection = tokio::spawn(connection);
+                wake.notify_one();
+                while messages.next().await.is_some() {
+                    sleep(GATHER).await;
+                    while let Ok(_more) = messages.try_recv() {}
+                    wake.notify_one();
+                }
+                connection.abort();
+            }
+            Err(error) => tracing::warn!("watching the network: {error}"),
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// The kernel's own words for an error, where it sent one.
+fn plain(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}
+
+fn mac(bytes: &[u8]) -> Option<MacAddr> {
+    let bytes = <[u8; 6]>::try_from(bytes).ok()?;
+    (bytes != [0; 6]).then_some(MacAddr(bytes))
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let flags = message.header.flags;
+    let mut link = Link {
+        index: message.header.index,
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        loopback: flags.contains(LinkFlags::Loopback),
+        up: flags.contains(LinkFlags::Up),
+        carrier: flags.contains(LinkFlags::LowerUp),
+        ..Link::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(bytes) => link.mac = mac(bytes),
+            LinkAttribute::PermAddress(bytes) => link.permanent = mac(bytes),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::MaxMtu(mtu) => link.largest_mtu = *mtu,
+            LinkAttribute::Controller(_) => link.enslaved = true,
+            LinkAttribute::LinkInfo(infos) => {
+                link.made |= infos.iter().any(|info| matches!(info, LinkInfo::Kind(_)));
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    let (mut local, mut given, mut lifetime, mut mark) = (None, None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) => given = Some(*address),
+            AddressAttribute::CacheInfo(cache) if cache.ifa_valid != FOREVER => {
+                lifetime = Some(Duration::from_secs(cache.ifa_valid.into()));
+            }
+            AddressAttribute::Protocol(protocol) => mark = Mark::from((*protocol).into()),
+            _ => {}
+        }
+    }
+    // Where there is a peer, "address" is the peer's.
+    let addr = local.or(given)?;
+    let cidr = Cidr {
+        addr,
+        prefix: message.header.prefix_len,
+    };
+    Some(Address {
+        link: message.header.index,
+        cidr,
+        lifetime,
+        mark,
+    })
+}
+
+fn route(message: &RouteMessage) -> Option<Route> {
+    let header = &message.header;
+    if header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut table = u32::from(header.table);
+    let (mut to, mut via, mut source, mut link, mut metric) = (None, None, None, None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Destination(address) => to = ip(address),
+            RouteAttribute::Gateway(address) => via = ip(address),
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Priority(number) => metric = *number,
+            _ => {}
+        }
+    }
+    if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
+        return None;
+    }
+    let any: IpAddr = match header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    Some(Route {
+        // Without a link it has several; those are not ours.
+        link: link?,
+        to: Cidr {
+            addr: to.unwrap_or(any),
+            prefix: header.destination_prefix_length,
+        },
+        via,
+        source,
+        metric,
+        mark: Mark::from(header.protocol.into()),
+    })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some((*v4).into()),
+        RouteAddress::Inet6(v6) => Some((*v6).into()),
+        _ => None,
+    }
+}
+
+fn route_message(route: &Route) -> anyhow::Result<RouteMessage> {
+    let protocol = route
+        .mark
+        .map_or(RouteProtocol::Static, |mark| mark.number().into());
+    let mut builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(route.to.addr, route.to.prefix)?
+        .output_interface(route.link)
+        .priority(route.metric)
+        .protocol(protocol);
+    builder = match route.via {
+        Some(via) => builder.gateway(via)?,
+        None => builder.scope(RouteScope::Link),
+    };
+    if let Some(source) = route.source {
+        builder = builder.pref_source(source)?;
+    }
+    Ok(builder.build())
+}
