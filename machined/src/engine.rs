@@ -137,7 +137,10 @@ pub(crate) fn start(setup: Setup) -> anyhow::Result<Handle> {
     })?;
     engine.platform = Some(Platform::default());
     tokio::spawn(async move {
-        let state = mount_state(&mut nouns.volume).await;
+        // Without a boot record nobody knows which disk to wait for.
+        let known = !engine.facts.boot.disk.is_empty();
+        let patience = if known { DISK_PATIENCE } else { Duration::ZERO };
+        let state = mount_state(&mut nouns.volume, patience).await;
         engine.open(state);
         engine.look_at_platform().await;
         let running = engine.start_tasks(nouns, wake);
@@ -147,39 +150,46 @@ pub(crate) fn start(setup: Setup) -> anyhow::Result<Handle> {
 }
 
 /// Mounts STATE, and formats it if it is empty; its place, or why it is not there.
-async fn mount_state(volume: &mut Volume) -> Result<PathBuf, String> {
-    let anything = Machine::maintenance();
-    let end = Instant::now() + DISK_PATIENCE;
+async fn mount_state(volume: &mut Volume, patience: Duration) -> Result<PathBuf, String> {
+    let end = Instant::now() + patience;
     loop {
-        let problem = match volume.observe(&anything).await {
-            Ok(have) => {
-                let steps = volume
-                    .plan(&have, &anything)
-                    .into_iter()
-                    .filter(|step| step.which() == Which::State);
-                let mut failed = None;
-                let mut taken = false;
-                for step in steps {
-                    taken = true;
-                    if let Err(error) = volume.apply(&step).await {
-                        failed = Some(format!("could not {step}: {error:#}"));
-                        break;
-                    }
-                }
-                match (failed, &volume.volumes().borrow().state) {
-                    (None, Availability::Mounted) => return Ok(STATE.into()),
-                    (None, _) if taken => continue,
-                    (Some(failed), _) => failed,
-                    (None, Availability::Unavailable(why)) => why.clone(),
-                    (None, Availability::Unknown) => "nobody has looked for it".into(),
-                }
-            }
-            Err(error) => format!("{error:#}"),
+        let problem = match try_state(volume).await {
+            Ok(()) => return Ok(STATE.into()),
+            Err(problem) => problem,
         };
         if Instant::now() >= end {
             return Err(problem);
         }
         sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Takes every step that STATE needs; why it is not mounted afterwards.
+async fn try_state(volume: &mut Volume) -> Result<(), String> {
+    let anything = Machine::maintenance();
+    // A step may make others possible: format, then mount, then make its folders.
+    for _ in 0..4 {
+        let have = volume
+            .observe(&anything)
+            .await
+            .map_err(|error| format!("{error:#}"))?;
+        let steps = volume.plan(&have, &anything);
+        let mut taken = false;
+        for step in steps.iter().filter(|step| step.which() == Which::State) {
+            taken = true;
+            volume
+                .apply(step)
+                .await
+                .map_err(|error| format!("could not {step}: {error:#}"))?;
+        }
+        if !taken {
+            break;
+        }
+    }
+    match &volume.volumes().borrow().state {
+        Availability::Mounted => Ok(()),
+        Availability::Unavailable(why) => Err(why.clone()),
+        Availability::Unknown => Err("nobody has looked for it".into()),
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn checks(seen: &Seen) -> Vec<HealthCheck> {
     let mut checks = vec![
         config(seen),
         network(seen),
-        nouns(seen, "time", &["time"]),
+        nouns(&clock_alone(seen), "time", &["time"]),
         nouns(seen, "volumes", &["volume"]),
         services(seen),
     ];
@@ -131,6 +131,15 @@ fn nouns(seen: &Seen, name: &str, kinds: &[&str]) -> HealthCheck {
         .filter(|text| !text.is_empty())
         .collect();
     check(name, State::Healthy, texts.join("; "))
+}
+
+/// Of the time's resources only the clock counts: one server of several may be silent.
+fn clock_alone(seen: &Seen) -> Seen {
+    let clock = |resource: &&Resource| resource.kind != "time" || resource.name == "clock";
+    Seen {
+        resources: seen.resources.iter().filter(clock).cloned().collect(),
+        ..seen.clone()
+    }
 }
 
 fn services(seen: &Seen) -> HealthCheck {
@@ -271,7 +280,8 @@ mod tests {
     use super::*;
 
     fn resource(kind: &str, phase: Phase, message: &str) -> Resource {
-        Resource::new(kind, "x", phase).message(message)
+        let name = if kind == "time" { "clock" } else { "x" };
+        Resource::new(kind, name, phase).message(message)
     }
 
     fn state(checks: &[HealthCheck], name: &str) -> Option<State> {
@@ -393,6 +403,17 @@ mod tests {
             let checks = set(change);
             assert_eq!(state(&checks, name), Some(wanted), "{name}");
         }
+    }
+
+    #[test]
+    fn a_silent_time_server_is_no_fault_as_long_as_the_clock_is_right() {
+        let mut seen = good();
+        seen.resources
+            .push(Resource::new("time", "ntp.example", Phase::Pending));
+        assert_eq!(state(&checks(&seen), "time"), Some(State::Healthy));
+        seen.resources
+            .push(Resource::new("time", "clock", Phase::Pending));
+        assert_eq!(state(&checks(&seen), "time"), Some(State::Waiting));
     }
 
     #[test]

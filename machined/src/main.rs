@@ -5,6 +5,7 @@
 mod acquire;
 mod api;
 mod console;
+mod dhcp;
 mod engine;
 mod events;
 mod facts;
@@ -14,6 +15,7 @@ mod initclient;
 mod kmsg;
 mod logs;
 mod mounted;
+mod netlink;
 mod noun;
 mod nouns;
 mod orchestrator;
@@ -28,10 +30,14 @@ use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 use tokio::sync::watch;
 use tracing_subscriber::filter::LevelFilter;
 
+/// Where a lease is remembered over a boot.
+const LEASES: &str = "/system/state/network";
+
 fn main() -> Result<()> {
     log();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .max_blocking_threads(8)
         .enable_all()
         .build()?;
     runtime
@@ -65,15 +71,34 @@ async fn run() -> Result<()> {
 }
 
 /// The nouns, in the order to go over them.
-fn nouns(facts: &facts::Facts, _wake: &Wake, machine_id: &watch::Sender<String>) -> Nouns {
+fn nouns(facts: &facts::Facts, wake: &Wake, machine_id: &watch::Sender<String>) -> Nouns {
     let disk = Path::new(&facts.boot.disk);
+    let leases = dhcp::Leases::new(wake.clone());
+    tokio::spawn(netlink::monitor(wake.clone()));
     Nouns {
         before: vec![
             Box::new(nouns::module::Modules::new()),
             Box::new(nouns::sysctl::Sysctls::new()),
+            Box::new(nouns::hostname::HostName::new(
+                leases.clone(),
+                machine_id.subscribe(),
+            )),
+            Box::new(nouns::link::Links::new(leases.clone())),
+            Box::new(nouns::address::Addresses::new(
+                leases.clone(),
+                vec![LEASES.into()],
+            )),
+            Box::new(nouns::route::Routes::new(leases.clone())),
+            Box::new(nouns::resolver::Resolver::new(leases)),
         ],
         volume: nouns::volume::Volume::new(Some(disk)),
-        after: vec![Box::new(nouns::file::Files::new(machine_id.subscribe()))],
+        after: vec![
+            Box::new(nouns::file::Files::new(machine_id.subscribe())),
+            Box::new(nouns::time::Clocks::start(
+                facts.release.build_time,
+                wake.clone(),
+            )),
+        ],
     }
 }
 

@@ -123,12 +123,12 @@ impl Orchestrator {
             .payload
             .as_ref()
             .map_or("orchestrator", |payload| payload.name.as_str());
-        let runs = self.status.borrow().pid != 0;
+        let wanted = self.status.borrow().wanted;
         let wants = want.role != Role::None && want.orchestrator.is_some();
         let same = have.role == want.role
             && have.orchestrator == want.orchestrator
             && have.hostname == want.hostname;
-        let step = match (runs, wants) {
+        let step = match (wanted, wants) {
             (false, true) => format!("start {name}"),
             (true, false) => format!("stop {name}"),
             (true, true) if !same => format!("restart {name} with its new config"),
@@ -141,7 +141,7 @@ impl Orchestrator {
     }
 
     async fn ask(&self, input: Input) {
-        if self.asks.send(input).await.is_err() {
+        if self.payload.is_some() && self.asks.send(input).await.is_err() {
             tracing::error!("the task that keeps the orchestrator is gone");
         }
     }
@@ -282,9 +282,9 @@ impl Keeper {
         } else {
             seen.connected_for = self.connected.get_or_insert_with(Instant::now).elapsed();
         }
-        let clock = self.parts.resources.list("time");
+        let clock = self.parts.resources.get("time", "clock");
         seen.unsynchronised = !wanted.machine.time.servers.is_empty()
-            && !clock.iter().any(|time| time.phase == Phase::Ready);
+            && clock.is_none_or(|clock| clock.phase != Phase::Ready);
         let settings = wanted
             .machine
             .orchestrator

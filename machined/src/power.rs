@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(75);
 /// The same, if nobody wants to wait.
 const FORCED: Duration = Duration::from_secs(5);
 
+/// How long an answer may take on its way through apid.
+const ANSWER: Duration = Duration::from_millis(300);
+
 /// How long killed processes may take to be gone.
 const DEATH: Duration = Duration::from_secs(10);
 
@@ -43,6 +46,8 @@ pub(crate) async fn down(
     force: bool,
     reason: String,
 ) {
+    // The answer to who asked for it gets out first.
+    sleep(ANSWER).await;
     let patience = if force { FORCED } else { PATIENCE };
     if timeout(patience, orchestrator.halt()).await.is_err() {
         events.say(

@@ -2,7 +2,7 @@
 //! table. It only tells; who is started and stopped is decided elsewhere.
 
 use crate::{
-    initclient::{Init, InitEvent},
+    initclient::Init,
     orchestrator::{self, Orchestrator, Status},
     resource::{Phase, Resource, Store},
 };
@@ -46,11 +46,9 @@ pub(crate) async fn keep(
         });
         tokio::select! {
             () = sleep(EVERY) => {}
-            changed = status.changed() => if changed.is_err() { sleep(EVERY).await },
-            event = events.recv() => match event {
-                Ok(InitEvent::PowerKey(_)) | Err(broadcast::error::RecvError::Closed) => sleep(EVERY).await,
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-            },
+            // Without an orchestrator nobody sends here any more.
+            Ok(()) = status.changed() => {}
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) = events.recv() => {}
         }
     }
 }

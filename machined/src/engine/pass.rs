@@ -17,7 +17,7 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{sleep, sleep_until},
+    time::{sleep, sleep_until, timeout},
 };
 
 /// The longest time between two looks at the machine.
@@ -25,6 +25,9 @@ const TIMER: Duration = Duration::from_secs(60);
 
 /// What a burst of wakes is gathered for, and the least time between two passes.
 const GATHER: Duration = Duration::from_millis(100);
+
+/// What takes longer than this is told.
+const SLOW: Duration = Duration::from_secs(30);
 
 /// A noun that failed is tried again after this, then after twice as long, …
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -82,21 +85,19 @@ impl Passes {
             let deadline = self.deadline(&retries, Instant::now());
             // Gathers what wakes together, and bounds how often a noun that wakes itself runs.
             self.answer_for(GATHER).await;
-            fresh = tokio::select! {
-                () = self.wake.notified() => false,
-                changed = self.wanted.changed() => match changed {
-                    Ok(()) => true,
-                    Err(_) => return,
-                },
-                () = sleep_until(deadline.into()) => false,
-                question = self.questions.recv() => match question {
-                    Some(question) => {
-                        self.answer(question).await;
-                        // The look at the machine was for the question: wait on.
-                        continue;
-                    }
-                    None => return,
-                },
+            fresh = loop {
+                tokio::select! {
+                    () = self.wake.notified() => break false,
+                    changed = self.wanted.changed() => match changed {
+                        Ok(()) => break true,
+                        Err(_) => return,
+                    },
+                    () = sleep_until(deadline.into()) => break false,
+                    question = self.questions.recv() => match question {
+                        Some(question) => self.answer(question).await,
+                        None => return,
+                    },
+                }
             };
         }
     }
@@ -114,7 +115,10 @@ impl Passes {
             if !fresh && !retries.due(kind, Instant::now()) {
                 continue;
             }
-            let Pass { taken, failed } = noun.reconcile(&wanted.machine, &self.resources).await;
+            let Pass { taken, failed } = {
+                let work = noun.reconcile(&wanted.machine, &self.resources);
+                patiently(work, kind, &self.events).await
+            };
             for step in taken {
                 self.events.say(kind, step);
             }
@@ -177,6 +181,17 @@ impl Passes {
     fn deadline(&self, retries: &Retries, now: Instant) -> Instant {
         let nouns = self.nouns.iter().filter_map(|noun| noun.deadline());
         nouns.chain(retries.next()).fold(now + TIMER, Instant::min)
+    }
+}
+
+/// Waits for a noun however long it takes, and tells when that is long.
+async fn patiently(work: impl Future<Output = Pass>, kind: &str, events: &Events) -> Pass {
+    tokio::pin!(work);
+    loop {
+        match timeout(SLOW, &mut work).await {
+            Ok(pass) => return pass,
+            Err(_) => events.say(kind, format!("still at it after {} s", SLOW.as_secs())),
+        }
     }
 }
 
