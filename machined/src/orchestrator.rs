@@ -178,6 +178,8 @@ pub(crate) fn start(payload: Option<Arc<Payload>>, parts: Parts) -> Orchestrator
                 wanted_digest: None,
                 node_name: None,
                 unmet: Vec::new(),
+                mismatch: None,
+                unsynchronised: false,
                 connected: None,
                 probes: None,
                 probed: None,
@@ -203,10 +205,14 @@ struct Keeper {
     rendered: Option<Rendered>,
     /// What the life was told to want last.
     wanted_digest: Option<String>,
-    /// The name of the node, once it was rendered: a host name from DHCP may change, a
-    /// node's may not.
+    /// The name of the node as it was rendered last: a host name from DHCP may change, that
+    /// of a running node may not.
     node_name: Option<String>,
     unmet: Vec<String>,
+    /// Why the image cannot run what is wanted.
+    mismatch: Option<String>,
+    /// Whether no time server has answered.
+    unsynchronised: bool,
     /// Since when the machine has an address.
     connected: Option<Instant>,
     probes: Option<Probes>,
@@ -285,6 +291,7 @@ impl Keeper {
         let clock = self.parts.resources.get("time", "clock");
         seen.unsynchronised = !wanted.machine.time.servers.is_empty()
             && clock.is_none_or(|clock| clock.phase != Phase::Ready);
+        self.unsynchronised = seen.unsynchronised;
         let settings = wanted
             .machine
             .orchestrator
@@ -334,13 +341,26 @@ impl Keeper {
             .hostname
             .as_ref()
             .map(|name| name.as_str().to_owned());
-        if configured.is_some() || self.life.pid().is_none() {
-            self.node_name = configured;
-        }
-        let name = self.node_name.clone().unwrap_or(host);
+        let name = match configured {
+            Some(name) => name,
+            // The name that it runs under stays, whatever DHCP says meanwhile.
+            None if self.life.pid().is_some() => self.node_name.take().unwrap_or(host),
+            None => host,
+        };
+        self.node_name = Some(name.clone());
         let wanted = machine.orchestrator.as_ref();
-        self.rendered =
-            wanted.and_then(|wanted| render::render(&self.payload, machine.role, wanted, &name));
+        // A stored config may be older than the image, and want what that one carried.
+        self.mismatch = wanted
+            .filter(|wanted| wanted.name != self.payload.name)
+            .map(|wanted| {
+                format!(
+                    "the config wants {}: this image does not carry it",
+                    wanted.name
+                )
+            });
+        self.rendered = wanted
+            .filter(|_| self.mismatch.is_none())
+            .and_then(|wanted| render::render(&self.payload, machine.role, wanted, &name));
     }
 
     async fn told(&mut self, event: InitEvent) -> Option<Input> {
@@ -435,6 +455,11 @@ impl Keeper {
         };
         Some(match outcome {
             Ok(pid) => {
+                if self.unsynchronised {
+                    let text =
+                        "started although no time server has answered: the clock may be wrong";
+                    self.parts.events.say(&self.subject, text);
+                }
                 self.probed = None;
                 self.parts
                     .events
@@ -495,6 +520,7 @@ impl Keeper {
         };
         let overdue = matches!(self.life.state(), State::Starting { since, .. } if since.elapsed() >= SLOW_START);
         let message = match self.life.state() {
+            State::Idle if self.mismatch.is_some() => self.mismatch.clone().unwrap_or_default(),
             State::Idle if self.life.is_wanted() => format!("waits: {}", self.unmet.join("; ")),
             State::Starting { .. } if overdue => {
                 format!("not ready after {} s", SLOW_START.as_secs())
@@ -504,7 +530,7 @@ impl Keeper {
             _ => String::new(),
         };
         let status = Status {
-            wanted: self.life.is_wanted(),
+            wanted: self.life.is_wanted() || (self.mismatch.is_some() && !self.life.is_halted()),
             service,
             pid: self.life.pid().unwrap_or(0),
             restarts: self.life.restarts(),
@@ -535,6 +561,9 @@ impl Keeper {
             State::Starting => (Phase::Pending, "starting"),
             State::Stopping => (Phase::Pending, "stopping"),
             State::Backoff => (Phase::Failed, "backoff"),
+            State::Stopped | State::Unspecified if self.mismatch.is_some() => {
+                (Phase::Failed, "stopped")
+            }
             State::Stopped | State::Unspecified if status.wanted => (Phase::Pending, "waiting"),
             State::Stopped | State::Unspecified => (Phase::Ready, "stopped"),
         };

@@ -12,7 +12,7 @@ use keelson_config::Machine;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     fs, io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -30,7 +30,7 @@ pub(crate) const LARGEST: usize = 1024 * 1024;
 const FORMAT: u32 = 1;
 
 /// A stored config.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Stored {
     /// How many configs have been stored, this one included.
     pub generation: u64,
@@ -42,6 +42,14 @@ pub(crate) struct Stored {
     pub source: String,
     /// What it means.
     pub machine: Arc<Machine>,
+}
+
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stored")
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What stands beside a config.

@@ -80,7 +80,10 @@ impl Engine {
                 } else {
                     addresses.join(", ")
                 };
-                format!("{} ({role}), {at}", views::hostname())
+                format!(
+                    "{} ({role}), {at}, fingerprint {fingerprint}",
+                    views::hostname()
+                )
             }
         };
         if text != self.greeting {

@@ -64,7 +64,6 @@ pub(crate) enum Error {
 }
 
 /// A config to apply.
-#[derive(Debug)]
 pub(crate) struct Apply {
     /// The config as written.
     pub config: Bytes,

@@ -145,6 +145,11 @@ impl Life {
         self.wanted.is_some() && !self.halted
     }
 
+    /// Whether it never runs again before the machine is up the next time.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted
+    }
+
     /// How often it was started again.
     pub(crate) fn restarts(&self) -> u32 {
         self.launches.saturating_sub(1)
