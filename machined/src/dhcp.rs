@@ -21,6 +21,7 @@ pub(crate) mod tests {
         lease::{Bound, Lease, Route},
         *,
     };
+    use keelson_config::MacAddr;
     use std::{
         net::Ipv4Addr,
         time::{Duration, Instant},
@@ -53,5 +54,29 @@ pub(crate) mod tests {
             },
             expires: None,
         }
+    }
+
+    /// Asks a server to renew a lease, as the client's task does, and gives its answer.
+    pub(crate) async fn ask_server(
+        link: u32,
+        name: &str,
+        mac: MacAddr,
+        from: Ipv4Addr,
+        server: Ipv4Addr,
+    ) -> Vec<u8> {
+        let raw = socket::Raw::open(link).unwrap();
+        let unicast = socket::Unicast::open(name, from).unwrap();
+        let request = message::Request {
+            kind: message::Kind::Request,
+            transaction: 7,
+            seconds: 0,
+            mac,
+            hostname: "",
+            client: from,
+            requested: None,
+            server: None,
+        };
+        unicast.send(server, &request.encode()).unwrap();
+        raw.receive().await.unwrap()
     }
 }

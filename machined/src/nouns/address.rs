@@ -341,3 +341,7 @@ fn client_shown(managed: &Managed<'_>, have: &Have) -> Resource {
 #[cfg(test)]
 #[path = "address_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "kernel_tests.rs"]
+mod kernel_tests;

@@ -28,6 +28,8 @@ const LEASE_METRIC: u32 = 1025;
 pub(crate) struct Have {
     links: Vec<Seen>,
     routes: Vec<Route>,
+    /// Which link has which address.
+    addresses: Vec<(u32, IpAddr)>,
     leases: BTreeMap<u32, Status>,
 }
 
@@ -56,7 +58,7 @@ impl fmt::Display for Step {
 
 /// The routes that there shall be; those to what is on a link come first, because the
 /// gateways of others may be among them.
-fn wanted(managed: &[Managed<'_>], leases: &BTreeMap<u32, Status>) -> Vec<Route> {
+fn wanted(managed: &[Managed<'_>], have: &Have) -> Vec<Route> {
     let mut all: Vec<Route> = Vec::new();
     for managed in managed {
         let link = managed.seen.link.index;
@@ -68,11 +70,14 @@ fn wanted(managed: &[Managed<'_>], leases: &BTreeMap<u32, Status>) -> Vec<Route>
             metric: route.metric,
             mark: Some(Mark::Config),
         }));
-        let lease = leases
-            .get(&link)
-            .and_then(Status::bound)
-            .filter(|_| managed.want.dhcp_v4);
-        let Some(bound) = lease else { continue };
+        let lease = have.leases.get(&link).and_then(Status::bound);
+        let Some(bound) = lease.filter(|bound| {
+            // A lease that has just come: its address is set first, by the next pass.
+            let set = have.addresses.contains(&(link, bound.lease.address.into()));
+            managed.want.dhcp_v4 && set
+        }) else {
+            continue;
+        };
         all.extend(bound.lease.routes.iter().map(|route| Route {
             link,
             to: network_of(Cidr {
@@ -129,7 +134,7 @@ pub(crate) fn plan(have: &Have, network: &Network) -> Vec<Step> {
         let seen = have.links.iter().find(|seen| seen.link.index == link);
         seen.map_or_else(|| format!("link {link}"), |seen| seen.link.name.clone())
     };
-    let wanted = wanted(&managed, &have.leases);
+    let wanted = wanted(&managed, have);
     let mut steps = Vec::new();
     for there in have.routes.iter().filter(|there| there.mark.is_some()) {
         let undecided = there.mark == Some(Mark::Lease)
@@ -181,6 +186,9 @@ impl Noun for Routes {
         Ok(Have {
             links: link::look(&netlink).await?,
             routes: netlink.routes().await?,
+            addresses: (netlink.addresses().await?.iter())
+                .map(|address| (address.link, address.cidr.addr))
+                .collect(),
             leases: self.leases.all(),
         })
     }

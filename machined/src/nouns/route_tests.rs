@@ -37,9 +37,11 @@ fn leased() -> Route {
 }
 
 fn have(routes: Vec<Route>, status: Option<Status>) -> Have {
+    let address = IpAddr::from(Ipv4Addr::new(10, 0, 2, 15));
     Have {
         links: machine(),
         routes,
+        addresses: vec![(2, address), (3, address)],
         leases: status.map(|s| (2, s)).into_iter().collect(),
     }
 }
@@ -201,6 +203,13 @@ fn two_leases_do_not_stand_in_each_others_way() {
         })
         .collect();
     assert_eq!(metrics, [("eth0", 1025), ("eth1", 1026)]);
+}
+
+#[test]
+fn a_lease_whose_address_is_not_set_brings_no_routes_yet() {
+    let mut have = have(vec![], Some(bound(|_| ())));
+    have.addresses.clear();
+    assert_eq!(plan(&have, &want(&[])), []);
 }
 
 #[test]
