@@ -30,8 +30,8 @@ use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 use tokio::sync::watch;
 use tracing_subscriber::filter::LevelFilter;
 
-/// Where a lease is remembered over a boot.
-const LEASES: &str = "/system/state/network";
+/// Where a lease is remembered: over a death of machined, and over a boot.
+const LEASES: [&str; 2] = ["/run/keelson/network", "/system/state/network"];
 
 fn main() -> Result<()> {
     log();
@@ -79,14 +79,15 @@ fn nouns(facts: &facts::Facts, wake: &Wake, machine_id: &watch::Sender<String>) 
         before: vec![
             Box::new(nouns::module::Modules::new()),
             Box::new(nouns::sysctl::Sysctls::new()),
-            Box::new(nouns::hostname::HostName::new(
-                leases.clone(),
-                machine_id.subscribe(),
-            )),
             Box::new(nouns::link::Links::new(leases.clone())),
             Box::new(nouns::address::Addresses::new(
                 leases.clone(),
-                vec![LEASES.into()],
+                LEASES.map(Into::into).into(),
+            )),
+            // Behind the addresses: by then it is known whether a server is being asked.
+            Box::new(nouns::hostname::HostName::new(
+                leases.clone(),
+                machine_id.subscribe(),
             )),
             Box::new(nouns::route::Routes::new(leases.clone())),
             Box::new(nouns::resolver::Resolver::new(leases)),
