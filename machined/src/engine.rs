@@ -227,6 +227,8 @@ struct Engine {
     greeting: String,
     /// Why the certificate could not be made, if it was told.
     certificate_problem: Option<String>,
+    /// When machined was started.
+    started: Instant,
     /// The machine goes down.
     ending: bool,
 }
@@ -273,6 +275,7 @@ impl Engine {
             machine_id,
             greeting: String::new(),
             certificate_problem: None,
+            started: Instant::now(),
             ending: false,
             facts,
         };
@@ -405,6 +408,7 @@ impl Engine {
                 },
                 Ok(()) = running.outcome.changed() => {
                     running.outcome.borrow_and_update();
+                    self.greet();
                     self.look_at_platform().await;
                 }
                 Ok(()) = running.volumes.changed() => self.state_again(&mut running.volumes),

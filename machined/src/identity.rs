@@ -101,6 +101,16 @@ pub(crate) enum IdentityError {
     Random(#[from] io::Error),
 }
 
+/// How the names in a kept certificate must fit the machine's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// Each name of the machine is in it: while the machine comes up and does not have
+    /// its addresses back yet.
+    Covering,
+    /// And no other.
+    Exact,
+}
+
 /// What the node's certificate says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Names {
@@ -132,6 +142,10 @@ impl Names {
         {
             self.dns.insert(name.to_owned());
         }
+    }
+
+    fn covers(&self, other: &Names) -> bool {
+        self.dns.is_superset(&other.dns) && self.addresses.is_superset(&other.addresses)
     }
 
     fn sans(&self) -> Result<Vec<SanType>, rcgen::Error> {
@@ -218,6 +232,7 @@ impl Identity {
         &mut self,
         api: &Api,
         names: &Names,
+        fit: Fit,
         now: SystemTime,
     ) -> Result<(Credentials, Option<&'static str>), IdentityError> {
         let bad = |what| {
@@ -229,7 +244,7 @@ impl Identity {
         let client_ca = CertificateDer::from_pem_slice(api.ca.as_bytes()).map_err(bad("ca"))?;
         let issuer_cert = CertificateDer::from_pem_slice(api.issuer.cert.as_bytes())
             .map_err(bad("issuer.cert"))?;
-        let reason = self.stale(&issuer_cert, names, now);
+        let reason = self.stale(&issuer_cert, names, fit, now);
         if reason.is_some() {
             let leaf = sign(api, &issuer_cert, names, now, &self.node.key)?;
             self.node.chain = vec![leaf, issuer_cert];
@@ -250,6 +265,7 @@ impl Identity {
         &self,
         issuer: &CertificateDer<'_>,
         names: &Names,
+        fit: Fit,
         now: SystemTime,
     ) -> Option<&'static str> {
         let [leaf, by] = self.node.chain.as_slice() else {
@@ -261,7 +277,7 @@ impl Identity {
         let Some(leaf) = Leaf::read(leaf) else {
             return Some("the kept one was damaged");
         };
-        leaf.stale(names, self.node.key.public_key_raw(), now)
+        leaf.stale(names, fit, self.node.key.public_key_raw(), now)
     }
 }
 
@@ -366,11 +382,21 @@ impl Leaf {
         })
     }
 
-    fn stale(&self, names: &Names, public_key: &[u8], now: SystemTime) -> Option<&'static str> {
+    fn stale(
+        &self,
+        names: &Names,
+        fit: Fit,
+        public_key: &[u8],
+        now: SystemTime,
+    ) -> Option<&'static str> {
+        let named = match fit {
+            Fit::Exact => self.names == *names,
+            Fit::Covering => self.names.covers(names),
+        };
         let life = self.to.duration_since(self.from).unwrap_or_default();
         if self.public_key != public_key {
             Some("the kept one is for another key")
-        } else if self.names != *names {
+        } else if !named {
             Some("the machine's names or addresses changed")
         } else if now < self.from {
             Some("the clock was set back")
@@ -582,7 +608,7 @@ pub(crate) mod tests {
             names.add(name);
         }
         let api = api();
-        let (credentials, _) = identity.serving(&api, &names, now()).unwrap();
+        let (credentials, _) = identity.serving(&api, &names, Fit::Exact, now()).unwrap();
         for name in [
             "server-1",
             "10.0.2.15",
@@ -608,13 +634,15 @@ pub(crate) mod tests {
         let api = api();
         let mut first = Identity::load(Some(dir.clone()), now()).unwrap();
         let names = Names::new(first.machine_id());
-        let (serving, reason) = first.serving(&api, &names, now()).unwrap();
+        let (serving, reason) = first.serving(&api, &names, Fit::Exact, now()).unwrap();
         assert_eq!(reason, Some("there was none"));
         let mut second = Identity::load(Some(dir.clone()), now() + DAY).unwrap();
         assert_eq!(second.machine_id(), first.machine_id());
         assert_eq!(second.maintenance(), first.maintenance());
         assert_eq!(
-            second.serving(&api, &names, now() + DAY).unwrap(),
+            second
+                .serving(&api, &names, Fit::Exact, now() + DAY)
+                .unwrap(),
             (serving, None)
         );
         for name in ["machine-id", "maintenance.pem", "node.pem"] {
@@ -637,8 +665,9 @@ pub(crate) mod tests {
         let mut more = names.clone();
         more.add("10.0.0.9");
         let (one, other) = (api(), api());
-        identity.serving(&one, &names, now()).unwrap();
-        let mut reason = |api: &Api, names: &Names, at| identity.serving(api, names, at).unwrap().1;
+        identity.serving(&one, &names, Fit::Exact, now()).unwrap();
+        let mut reason =
+            |api: &Api, names: &Names, at| identity.serving(api, names, Fit::Exact, at).unwrap().1;
         assert_eq!(reason(&one, &names, now() + DAY), None);
         assert_eq!(reason(&one, &names, now() + DAY * 240), None);
         assert_eq!(
@@ -651,6 +680,20 @@ pub(crate) mod tests {
             Some("the machine's names or addresses changed")
         );
         assert_eq!(reason(&other, &more, now()), Some("the issuer changed"));
+    }
+
+    #[test]
+    fn while_the_machine_comes_up_a_leaf_with_more_names_serves() {
+        let mut identity = Identity::load(None, now()).unwrap();
+        let few = Names::new(identity.machine_id());
+        let mut all = few.clone();
+        all.add("10.0.2.15");
+        let api = api();
+        let mut reason = |names: &Names, fit| identity.serving(&api, names, fit, now()).unwrap().1;
+        assert!(reason(&all, Fit::Covering).is_some());
+        assert_eq!(reason(&few, Fit::Covering), None);
+        assert!(reason(&few, Fit::Exact).is_some());
+        assert!(reason(&all, Fit::Covering).is_some());
     }
 
     #[test]
@@ -676,7 +719,7 @@ pub(crate) mod tests {
         let mut api = api();
         api.issuer.key = Secret::new("no key".into());
         let error = identity
-            .serving(&api, &Names::default(), now())
+            .serving(&api, &Names::default(), Fit::Exact, now())
             .unwrap_err();
         assert_eq!(error.to_string(), "machine.api.issuer.key cannot be used");
     }

@@ -8,6 +8,8 @@ mod prepare;
 pub(crate) mod probe;
 mod render;
 pub(crate) mod state;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     engine::{Outcome, Wanted},
@@ -30,7 +32,7 @@ use std::{
 };
 use tokio::{
     sync::{broadcast, mpsc, watch},
-    time::sleep_until,
+    time::{sleep, sleep_until},
 };
 
 /// Where its output goes.
@@ -41,6 +43,9 @@ const STARTED_WITH: &str = "/run/keelson/orchestrator.started";
 
 /// How long it may take to stop.
 const GRACE: Duration = Duration::from_secs(60);
+
+/// How soon init is asked again what runs.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// How often it is asked how it is.
 const PROBE_EVERY: Duration = Duration::from_secs(10);
@@ -224,8 +229,11 @@ impl Keeper {
     async fn run(mut self, mut inbox: mpsc::Receiver<Input>) {
         let mut events = self.parts.init.events();
         let (probes, mut answers) = mpsc::channel(1);
-        self.render();
-        self.list().await;
+        // What is wanted is known before what runs: else what runs would look unwanted.
+        self.want().await;
+        while !self.list().await {
+            sleep(RETRY).await;
+        }
         loop {
             self.consider().await;
             self.publish();
@@ -239,6 +247,7 @@ impl Keeper {
                 event = events.recv() => match event {
                     Ok(event) => self.told(event).await,
                     Err(broadcast::error::RecvError::Lagged(_)) => {
+                        // What cannot be listed now is noticed at the next start.
                         self.list().await;
                         None
                     }
@@ -264,6 +273,15 @@ impl Keeper {
 
     /// Looks at what is wanted, and as long as it does not run, at what it needs.
     async fn consider(&mut self) {
+        self.want().await;
+        if self.life.is_wanted() && self.life.pid().is_none() {
+            self.unmet = self.look();
+            self.handle(Input::Needs(self.unmet.is_empty())).await;
+        }
+    }
+
+    /// Tells the life what is wanted, if it is something else than before.
+    async fn want(&mut self) {
         self.render();
         let digest = self.rendered.as_ref().map(Rendered::digest);
         if self.wanted_digest != digest {
@@ -271,10 +289,6 @@ impl Keeper {
             self.handle(Input::Needs(false)).await;
             self.wanted_digest.clone_from(&digest);
             self.handle(Input::Want(digest)).await;
-        }
-        if self.life.is_wanted() && self.life.pid().is_none() {
-            self.unmet = self.look();
-            self.handle(Input::Needs(self.unmet.is_empty())).await;
         }
     }
 
@@ -370,6 +384,9 @@ impl Keeper {
                 Some(Input::Exited(exited.pid, ending(&exited)))
             }
             InitEvent::Notify(notify) if ours(&notify.name) && notify.ready => {
+                // What it answered before it was ready says nothing any more.
+                self.probes = None;
+                self.probed = None;
                 Some(Input::Ready(notify.pid))
             }
             InitEvent::Missed(processes) => {
@@ -380,10 +397,17 @@ impl Keeper {
         }
     }
 
-    async fn list(&mut self) {
+    /// Asks init what runs; whether it answered.
+    async fn list(&mut self) -> bool {
         match self.parts.init.list().await {
-            Ok(processes) => self.adopt(processes).await,
-            Err(error) => tracing::warn!("asking init what runs: {error}"),
+            Ok(processes) => {
+                self.adopt(processes).await;
+                true
+            }
+            Err(error) => {
+                tracing::warn!("asking init what runs: {error}");
+                false
+            }
         }
     }
 

@@ -94,7 +94,6 @@ impl Engine {
             machine,
         });
         self.certify();
-        self.greet();
         Ok(Applied {
             diagnostics,
             steps,

@@ -2,9 +2,15 @@
 //! what the person at the console is told.
 
 use super::{Engine, views};
-use crate::{identity::Names, orchestrator};
+use crate::{
+    identity::{Fit, Names},
+    orchestrator,
+};
 use keelson_config::Role;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// How long the machine may take to get its addresses back.
+const COMING_UP: Duration = Duration::from_secs(60);
 
 impl Engine {
     /// Makes what apid serves with, as far as it is not good any more.
@@ -13,13 +19,18 @@ impl Engine {
         let credentials = match &machine.api {
             None => self.identity.maintenance(),
             Some(api) => {
+                let fit = if self.started.elapsed() < COMING_UP {
+                    Fit::Covering
+                } else {
+                    Fit::Exact
+                };
                 let mut names = Names::new(self.identity.machine_id());
                 names.add(&views::hostname());
                 api.sans.iter().for_each(|name| names.add(name));
                 orchestrator::needs::addresses(&self.resources)
                     .iter()
                     .for_each(|address| names.add(address));
-                match self.identity.serving(api, &names, self.now()) {
+                match self.identity.serving(api, &names, fit, self.now()) {
                     Ok((credentials, reason)) => {
                         self.certificate_problem = None;
                         if let Some(reason) = reason {
