@@ -28,6 +28,8 @@ pub(crate) enum Behaviour {
     Assassin,
     /// Tries to change what must not change and to make many orphans, and says what came of it.
     Probe,
+    /// Does nothing, and says once how much memory the idle machine uses.
+    Idle,
 }
 
 /// What is read of the config.

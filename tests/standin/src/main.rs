@@ -10,6 +10,7 @@
 
 mod assassin;
 mod config;
+mod idle;
 mod probe;
 mod serve;
 
@@ -58,6 +59,7 @@ fn main() -> Result<()> {
     match config.behaviour {
         Behaviour::Assassin => drop(thread::spawn(assassin::kill_ten_times)),
         Behaviour::Probe => drop(thread::spawn(probe::run)),
+        Behaviour::Idle => drop(thread::spawn(idle::report)),
         _ => {}
     }
     live(config.behaviour)
@@ -80,7 +82,7 @@ fn get_ready(config: &Config, server: bool) -> Result<()> {
 fn live(behaviour: Behaviour) -> Result<()> {
     let pause = match behaviour {
         Behaviour::Spew => Duration::ZERO,
-        Behaviour::Hang => Duration::from_secs(3600),
+        Behaviour::Hang | Behaviour::Idle => Duration::from_secs(3600),
         _ => Duration::from_millis(100),
     };
     for count in 0u64.. {
