@@ -336,7 +336,10 @@ impl Engine {
         let id = self.identity.machine_id().to_owned();
         self.machine_id.send_replace(id);
         self.certify();
-        self.greet();
+        // A configured machine has nothing to say before it has its name and address.
+        if self.config.borrow().is_none() {
+            self.greet();
+        }
     }
 
     /// Starts what keeps the nouns, the orchestrator, the services and the checks.

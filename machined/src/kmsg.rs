@@ -2,6 +2,7 @@
 //! The format is in the kernel's Documentation/ABI/testing/dev-kmsg.
 
 use futures_util::{Stream, stream};
+use rustix::io::Errno;
 use std::{fs::File, io, os::unix::fs::OpenOptionsExt as _};
 use tokio::net::unix::pipe::Receiver;
 
@@ -46,21 +47,29 @@ pub(crate) fn read(
 async fn next(kmsg: &Receiver, follow: bool) -> io::Result<Option<Record>> {
     let mut buffer = vec![0; LARGEST];
     loop {
-        match kmsg.try_read(&mut buffer) {
-            Ok(0) => return Ok(None),
-            Ok(length) => {
-                if let Some(record) = parse(&String::from_utf8_lossy(&buffer[..length])) {
-                    return Ok(Some(record));
+        // Not by try_read: that says that it would block until the first wake has come.
+        let length = match rustix::io::read(kmsg, &mut buffer[..]) {
+            Ok(length) => length,
+            Err(Errno::AGAIN) if follow => {
+                kmsg.readable().await?;
+                match kmsg.try_read(&mut buffer) {
+                    Ok(length) => length,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => continue,
+                    Err(error) => return Err(error),
                 }
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock if follow => kmsg.readable().await?,
-                io::ErrorKind::WouldBlock => return Ok(None),
-                // The record was overwritten before it was read: the next read goes on
-                // with the oldest that is left.
-                io::ErrorKind::BrokenPipe | io::ErrorKind::Interrupted => {}
-                _ => return Err(error),
-            },
+            Err(Errno::AGAIN) => return Ok(None),
+            // The record was overwritten before it was read: the next read goes on with the
+            // oldest that is left.
+            Err(Errno::PIPE | Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        if let Some(record) = parse(&String::from_utf8_lossy(&buffer[..length])) {
+            return Ok(Some(record));
         }
     }
 }
@@ -120,6 +129,23 @@ mod tests {
         for (text, wanted) in cases {
             assert_eq!(parse(text), wanted, "{text:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_log_of_this_machine_is_read_to_its_end() {
+        use futures_util::StreamExt as _;
+        // Not every place where tests run lets them read it.
+        let Ok(records) = read(false) else { return };
+        let records: Vec<Record> = records.map(Result::unwrap).collect().await;
+        assert!(!records.is_empty());
+        assert!(
+            records
+                .windows(2)
+                .all(|pair| pair[0].sequence < pair[1].sequence)
+        );
+        let Ok(following) = read(true) else { return };
+        let first = Box::pin(following).next().await.unwrap().unwrap();
+        assert!(first.sequence >= records[0].sequence);
     }
 
     proptest! {

@@ -26,6 +26,9 @@ const TIMER: Duration = Duration::from_secs(60);
 /// What a burst of wakes is gathered for, and the least time between two passes.
 const GATHER: Duration = Duration::from_millis(100);
 
+/// More steps than these are not told one by one.
+const MANY: usize = 6;
+
 /// What takes longer than this is told.
 const SLOW: Duration = Duration::from_secs(30);
 
@@ -119,9 +122,7 @@ impl Passes {
                 let work = noun.reconcile(&wanted.machine, &self.resources);
                 patiently(work, kind, &self.events).await
             };
-            for step in taken {
-                self.events.say(kind, step);
-            }
+            tell(&self.events, kind, &taken);
             let failure = failed
                 .first()
                 .map(|(step, error)| format!("could not {step}: {error:#}"));
@@ -182,6 +183,25 @@ impl Passes {
         let nouns = self.nouns.iter().filter_map(|noun| noun.deadline());
         nouns.chain(retries.next()).fold(now + TIMER, Instant::min)
     }
+}
+
+/// Tells which steps were taken: each, or the first few of many.
+fn tell(events: &Events, kind: &str, taken: &[String]) {
+    if taken.len() <= MANY {
+        return taken
+            .iter()
+            .for_each(|step| events.say(kind, step.as_str()));
+    }
+    taken
+        .iter()
+        .for_each(|step| tracing::debug!("{kind}: {step}"));
+    let first = taken
+        .iter()
+        .take(3)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    events.say(kind, format!("{first}, and {} steps more", taken.len() - 3));
 }
 
 /// Waits for a noun however long it takes, and tells when that is long.
@@ -386,6 +406,29 @@ mod tests {
                 "could not set it to 7: not now",
                 "set it to 7",
                 "as wanted again"
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn many_steps_are_one_event() {
+        use futures_util::StreamExt as _;
+        let events = Events::new();
+        let steps: Vec<String> = (1..=9).map(|n| format!("step {n}")).collect();
+        tell(&events, "module", &steps[..2]);
+        tell(&events, "module", &steps);
+        let said: Vec<String> = events
+            .follow(true)
+            .take(3)
+            .map(|e| e.message)
+            .collect()
+            .await;
+        assert_eq!(
+            said,
+            [
+                "step 1",
+                "step 2",
+                "step 1, step 2, step 3, and 6 steps more"
             ]
         );
     }
