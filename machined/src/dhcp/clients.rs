@@ -172,6 +172,15 @@ impl Clients {
         self.leases.set(link, None);
     }
 
+    /// Forgets what a client said with its last breath, after it was stopped.
+    pub(crate) fn tidy(&self) {
+        for link in self.leases.all().into_keys() {
+            if !self.running.contains_key(&link) {
+                self.leases.set(link, None);
+            }
+        }
+    }
+
     /// Tells a client whether its link has carrier.
     pub(crate) fn carrier(&self, link: u32, carrier: bool) {
         if let Some(running) = self.running.get(&link) {

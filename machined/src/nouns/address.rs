@@ -221,6 +221,7 @@ impl Noun for Addresses {
     async fn observe(&mut self, _: &Machine) -> anyhow::Result<Have> {
         let netlink = Netlink::connect()?;
         let links = link::look(&netlink).await?;
+        self.clients.tidy();
         for seen in &links {
             self.clients.carrier(seen.link.index, seen.link.carrier);
         }

@@ -43,6 +43,8 @@ pub(crate) enum Mounted {
     Here {
         /// What is mounted below it is seen everywhere.
         shared: bool,
+        /// The kernel found an error in it and lets nobody write any more.
+        read_only: bool,
         /// A directory that others expect is missing.
         missing: bool,
         /// Bytes in all, without the file system's own.
@@ -124,6 +126,7 @@ fn here(point: &Path, which: Which, shared: bool) -> anyhow::Result<Mounted> {
         .with_context(|| format!("reading the free space of {}", point.display()))?;
     Ok(Mounted::Here {
         shared,
+        read_only: space.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
         missing: missing(point, which),
         total: space.f_blocks.saturating_mul(space.f_frsize),
         available: space.f_bavail.saturating_mul(space.f_frsize),

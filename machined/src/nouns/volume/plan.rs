@@ -77,6 +77,15 @@ pub(crate) fn refused(found: &Found) -> Option<String> {
             which.mount_point()
         ));
     }
+    if let Mounted::Here {
+        read_only: true, ..
+    } = &found.mounted
+    {
+        return Some(format!(
+            "the kernel found an error in the file system on {device} and made it read-only; \
+             restart the machine, which checks it",
+        ));
+    }
     let holds = match &found.content {
         Content::Ext4(ext4) if ext4.label == which.label() => return None,
         Content::Empty => return None,
@@ -163,6 +172,7 @@ mod tests {
     fn here(shared: bool, missing: bool) -> Mounted {
         Mounted::Here {
             shared,
+            read_only: false,
             missing,
             total: 200 * MIB,
             available: 190 * MIB,
@@ -331,6 +341,18 @@ mod tests {
         assert!(message.contains("zeros"), "{message}");
         luks.mounted = Mounted::Other("tmpfs".into());
         assert!(refused(&luks).unwrap().contains("taken by tmpfs"));
+        let mut broken = found(
+            Which::Data,
+            ext4(Which::Data, 256 * MIB, Left::Broken),
+            here(true, true),
+            MIB,
+        );
+        assert_eq!(refused(&broken), None);
+        if let Mounted::Here { read_only, .. } = &mut broken.mounted {
+            *read_only = true;
+        }
+        assert!(refused(&broken).unwrap().contains("read-only"));
+        assert_eq!(plan(&[broken]), [], "nothing can be written");
     }
 
     /// What each step does, where everything works.
