@@ -43,10 +43,19 @@ mod tests {
     fn a_descriptor_is_taken_once() -> io::Result<()> {
         let number = std::fs::File::open("/dev/null")?.into_raw_fd();
         let owned = take(number)?;
-        assert_eq!(take(number).err().map(|e| e.kind()), Some(io::ErrorKind::AlreadyExists));
+        assert_eq!(
+            take(number).err().map(|e| e.kind()),
+            Some(io::ErrorKind::AlreadyExists)
+        );
         drop(owned);
-        assert_eq!(take(1).err().map(|e| e.kind()), Some(io::ErrorKind::InvalidInput));
-        assert_eq!(take(9999).err().and_then(|e| e.raw_os_error()), Some(libc::EBADF));
+        assert_eq!(
+            take(1).err().map(|e| e.kind()),
+            Some(io::ErrorKind::InvalidInput)
+        );
+        assert_eq!(
+            take(9999).err().and_then(|e| e.raw_os_error()),
+            Some(libc::EBADF)
+        );
         Ok(())
     }
 }
