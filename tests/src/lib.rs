@@ -18,4 +18,4 @@ pub use console::Console;
 pub use image::{Flavor, Image};
 pub use node::Node;
 pub use osctl::{Osctl, Output};
-pub use vm::{BOOT, Guest, Vm, is_slow, overlay};
+pub use vm::{BOOT, Guest, NETWORK, Vm, is_slow, overlay};

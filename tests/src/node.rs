@@ -1,6 +1,6 @@
 //! A guest with an `osctl` beside it: what most tests begin with.
 
-use crate::{Flavor, Guest, Image, Osctl, Vm};
+use crate::{Flavor, Guest, Image, NETWORK, Osctl, Vm};
 use anyhow::{Context, Result};
 use std::{fs, thread::sleep, time::Duration};
 
@@ -111,7 +111,7 @@ impl Node {
 fn generate(osctl: &Osctl, orchestrator: &str, behaviour: &str) -> Result<()> {
     fs::write(
         osctl.file("patch.yaml"),
-        format!("orchestrator:\n  settings: {{standin: {behaviour}}}\n"),
+        format!("{NETWORK}orchestrator:\n  settings: {{standin: {behaviour}}}\n"),
     )
     .context("writing the patch")?;
     osctl.ok(["gen", "secrets", "--force", "--output", "secrets.yaml"])?;

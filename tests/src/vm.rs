@@ -18,6 +18,19 @@ use tempfile::TempDir;
 /// How long a boot may take: the slowest machine in software, under load.
 pub const BOOT: Duration = Duration::from_secs(240);
 
+/// What a config needs in a guest's network, as a patch: QEMU's DHCP server gives
+/// an address, but an isolated network has no way out to tell of, and no time server.
+pub const NETWORK: &str = "\
+machine:
+  time: {servers: []}
+network:
+  links:
+    - name: eth0
+      dhcp: {v4: true}
+      routes: [{to: 0.0.0.0/0, via: 10.0.2.2}]
+  nameservers: [10.0.2.3]
+";
+
 /// How to start a guest.
 #[derive(Clone, Debug)]
 pub struct Guest {

@@ -2,13 +2,14 @@
 #![allow(missing_docs)]
 
 use anyhow::Result;
-use keelson_tests::{BOOT, Flavor, Guest, Image, Kubectl, Osctl, fetch};
+use keelson_tests::{BOOT, Flavor, Guest, Image, Kubectl, NETWORK, Osctl, fetch};
 use std::{fs, path::Path, time::Duration};
 
 #[test]
 fn a_pod_of_real_kubernetes_answers() -> Result<()> {
     let osctl = Osctl::new()?;
     osctl.ok(["gen", "secrets"])?;
+    fs::write(osctl.file("network.yaml"), NETWORK)?;
     osctl.ok([
         "gen",
         "config",
@@ -18,6 +19,8 @@ fn a_pod_of_real_kubernetes_answers() -> Result<()> {
         "pod-1",
         "--orchestrator",
         "kubernetes-standin",
+        "--patch",
+        "network.yaml",
     ])?;
     let mut vm = Guest::new(&Image::find(Flavor::Kubernetes)?)
         .memory_mib(3072)
@@ -49,8 +52,8 @@ fn a_pod_of_real_kubernetes_answers() -> Result<()> {
     kubectl.ok(&["apply", "-f", "demo.yaml"])?;
     kubectl.ok(&[
         "wait",
-        "--for=condition=Ready",
-        "pod/hello",
+        "--for=condition=Available",
+        "deployment/hello",
         "--timeout=600s",
     ])?;
     let page = fetch(vm.address(30080), Duration::from_secs(120))?;

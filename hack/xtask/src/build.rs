@@ -69,8 +69,7 @@ pub(crate) fn image(root: &Path, flavor: Flavor) -> Result<Built> {
     if flavor == Flavor::K3s {
         match builder(root, flavor, "k3s".as_ref())? {
             Outcome::Built(image) => {
-                let kubectl =
-                    Some(image.dir().join("orchestrator/k3s")).filter(|path| path.exists());
+                let kubectl = k3s(&cache(root));
                 return Ok(Built {
                     image,
                     flavor,
@@ -115,6 +114,15 @@ fn kubernetes(root: &Path) -> Result<Built> {
         flavor: Flavor::Kubernetes,
         kubectl: Some(payload.join("bin/kubernetes-standin")),
     })
+}
+
+/// The K3s executable that the image was made from: the newest in the cache.
+fn k3s(cache: &Path) -> Option<PathBuf> {
+    let versions = fs::read_dir(cache.join("k3s")).ok()?.flatten();
+    versions
+        .map(|entry| entry.path().join("k3s"))
+        .filter(|path| path.exists())
+        .max()
 }
 
 /// Lays the tiny stand-in out as a payload.

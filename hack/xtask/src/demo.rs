@@ -6,7 +6,7 @@ use crate::{
     step::step,
 };
 use anyhow::{Context, Result};
-use keelson_tests::{BOOT, Flavor, Guest, Kubectl, Osctl, Vm, fetch, is_slow};
+use keelson_tests::{BOOT, Flavor, Guest, Kubectl, NETWORK, Osctl, Vm, fetch, is_slow};
 use std::{
     fs,
     path::Path,
@@ -95,8 +95,8 @@ fn drive(built: &Built, folder: &Path, once: bool) -> Result<()> {
         kubectl.ok(&["apply", "-f", "demo.yaml"])?;
         kubectl.ok(&[
             "wait",
-            "--for=condition=Ready",
-            "pod/hello",
+            "--for=condition=Available",
+            "deployment/hello",
             "--timeout=600s",
         ])
     })?;
@@ -145,6 +145,7 @@ fn generate(osctl: &Osctl, vm: &Vm, built: &Built) -> Result<()> {
         _ => "kubernetes-standin",
     };
     osctl.ok(["gen", "secrets", "--output", "secrets.yaml"])?;
+    fs::write(osctl.file("network.yaml"), NETWORK)?;
     osctl.ok([
         "gen",
         "config",
@@ -156,6 +157,8 @@ fn generate(osctl: &Osctl, vm: &Vm, built: &Built) -> Result<()> {
         "demo-1",
         "--orchestrator",
         orchestrator,
+        "--patch",
+        "network.yaml",
         "--output",
         "machine.yaml",
     ])?;
