@@ -81,3 +81,9 @@ pub(crate) fn target() -> PathBuf {
         PathBuf::from,
     )
 }
+
+/// The `image-builder` that built the images.
+pub fn image_builder() -> PathBuf {
+    let given = env::var_os("KEELSON_IMAGE_BUILDER").map(PathBuf::from);
+    given.unwrap_or_else(|| target().join("debug/image-builder"))
+}

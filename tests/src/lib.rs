@@ -15,7 +15,7 @@ pub use accel::{Accel, accel};
 pub use api::{Identity, connect};
 pub use cluster::{Kubectl, fetch};
 pub use console::Console;
-pub use image::{Flavor, Image};
+pub use image::{Flavor, Image, image_builder};
 pub use node::Node;
 pub use osctl::{Osctl, Output};
 pub use vm::{BOOT, Guest, NETWORK, Vm, is_slow, overlay};

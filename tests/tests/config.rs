@@ -37,10 +37,7 @@ fn a_config_is_applied_and_survives_a_reboot() -> Result<()> {
 
     let position = node.vm.console().position();
     node.osctl.ok(["reboot"])?;
-    node.vm
-        .console()
-        .wait_after(position, "Linux version", BOOT)
-        .or_else(|_| node.vm.console().wait_after(position, "keelson", BOOT))?;
+    node.vm.console().wait_after(position, "EFI stub", BOOT)?;
     node.osctl.ok(["health", "--timeout", "6m"])?;
     let config = node.osctl.ok(["get", "config"])?;
     assert!(config.contains("node-1"), "{config}");

@@ -2,8 +2,23 @@
 #![allow(missing_docs)]
 
 use anyhow::{Context, Result, ensure};
-use keelson_tests::{BOOT, Flavor, Guest, Image};
-use std::{fs::File, os::unix::fs::FileExt as _, process::Command};
+use keelson_tests::{BOOT, Flavor, Guest, Image, image_builder};
+use std::{fs::File, os::unix::fs::FileExt as _, path::Path, process::Command};
+
+#[test]
+fn the_image_holds_nothing_that_it_may_not() -> Result<()> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for flavor in [Flavor::Standin, Flavor::Kubernetes] {
+        let image = Image::find(flavor)?;
+        let mut check = Command::new(image_builder());
+        run(check
+            .arg("check")
+            .arg(image.dir())
+            .arg("--source")
+            .arg(&workspace))?;
+    }
+    Ok(())
+}
 
 #[test]
 fn a_flipped_byte_never_runs() -> Result<()> {
@@ -49,14 +64,14 @@ fn find(disk: &File, block: &[u8]) -> Result<u64> {
         .context("the root image is not on the disk")
 }
 
-fn convert(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+fn convert(from: &Path, to: &Path) -> Result<()> {
     run(Command::new("qemu-img")
         .args(["convert", "-O", "raw"])
         .arg(from)
         .arg(to))
 }
 
-fn convert_to(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+fn convert_to(from: &Path, to: &Path) -> Result<()> {
     run(Command::new("qemu-img")
         .args(["convert", "-f", "raw", "-O", "qcow2"])
         .arg(from)

@@ -1,6 +1,7 @@
 //! The command line: one file for each command. The doc comments are the help texts.
 
 pub mod build;
+pub mod check;
 pub mod completion;
 pub mod disk;
 pub mod inspect;
@@ -44,6 +45,7 @@ pub struct Arguments {
 enum Command {
     Build(build::Arguments),
     Disk(disk::Arguments),
+    Check(check::Arguments),
     Inspect(inspect::Arguments),
     Completion(completion::Arguments),
 }
@@ -55,6 +57,7 @@ impl Arguments {
         match self.command {
             Command::Build(arguments) => arguments.run(&report),
             Command::Disk(arguments) => arguments.run(&report),
+            Command::Check(arguments) => arguments.run(&report),
             Command::Inspect(arguments) => arguments.run(),
             Command::Completion(arguments) => arguments.run(),
         }

@@ -121,6 +121,16 @@ struct Stamp {
     tree: RootTree,
 }
 
+/// The trees that an earlier build has left in `out`.
+pub fn built(out: &Path) -> anyhow::Result<RootTree> {
+    let path = out.join(STAMP);
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}: build the image first", path.display()))?;
+    let stamp: Stamp =
+        serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(stamp.tree)
+}
+
 fn stamped(out: &Path, fingerprint: &str) -> Option<RootTree> {
     let text = fs::read_to_string(out.join(STAMP)).ok()?;
     let stamp: Stamp = serde_json::from_str(&text).ok()?;
