@@ -32,7 +32,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("keelson-image-builder", &["keelson-config", "keelson-disk"]),
     ("keelson-tests", &["keelson-api", "keelson-config"]),
     ("keelson-standin", &[]),
-    ("xtask", &["keelson-tests"]),
+    ("xtask", &["keelson-api", "keelson-tests"]),
 ];
 
 #[derive(Deserialize)]

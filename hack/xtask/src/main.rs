@@ -1,6 +1,7 @@
 //! The project's own chores: `cargo xtask help` lists them. They run on the
 //! developer's machine only and never end up in an image.
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -41,6 +42,8 @@ enum Command {
         #[arg(value_enum, default_value = "k3s")]
         orchestrator: Choice,
     },
+    /// Measure Keelson beside a Debian that does the same: boot, memory, bytes
+    Bench(bench::Args),
     /// Generate api/src/gen and docs/api.md from the .proto files
     Gen {
         /// Only tell whether the generated files are stale
@@ -83,6 +86,7 @@ fn main() -> Result<()> {
             println!("{}", built.image.dir().display());
             Ok(())
         }
+        Command::Bench(args) => bench::run(&root, &args),
         Command::Gen { check } => generate::run(&root, check),
     }
 }
