@@ -337,8 +337,8 @@ impl Volume {
         {
             // In MiB, rounded, so that a watcher is not told of every log line.
             resource = resource
-                .field("usedMiB", total.saturating_sub(*available) >> 20)
-                .field("freeMiB", available >> 20);
+                .field("usedMib", total.saturating_sub(*available) >> 20)
+                .field("freeMib", available >> 20);
         }
         resource
     }

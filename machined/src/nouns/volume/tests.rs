@@ -265,7 +265,7 @@ fn a_disk_from_its_first_boot_on() {
             taken.contains(&"grow the file system KEELSON-DATA".into()),
             "{taken:?}"
         );
-        assert!(data.spec["freeMiB"].as_u64().unwrap() > 300, "{data:?}");
+        assert!(data.spec["freeMib"].as_u64().unwrap() > 300, "{data:?}");
         let (taken, failed, _) = pass(&mut volume).await;
         assert_eq!((taken, failed), (vec![], vec![]), "grown once");
 
@@ -281,7 +281,7 @@ fn a_disk_from_its_first_boot_on() {
             ]
         );
         let data = store.get("volume", "data").unwrap();
-        assert!(data.spec["freeMiB"].as_u64().unwrap() > 580, "{data:?}");
+        assert!(data.spec["freeMib"].as_u64().unwrap() > 580, "{data:?}");
     });
 }
 
