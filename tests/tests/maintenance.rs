@@ -4,13 +4,14 @@
 
 use anyhow::Result;
 use keelson_api::v1::{
-    GetConfigRequest, HealthRequest, KindsRequest, KubeconfigRequest, ListServicesRequest,
-    LogsRequest, RebootRequest, ShutdownRequest, VersionRequest,
-    machine_service_client::MachineServiceClient, resource_service_client::ResourceServiceClient,
+    ApplyConfigRequest, GetConfigRequest, HealthRequest, KindsRequest, KubeconfigRequest,
+    ListServicesRequest, LogsRequest, RebootRequest, ShutdownRequest, VersionRequest,
+    diagnostic::Severity, machine_service_client::MachineServiceClient,
+    resource_service_client::ResourceServiceClient,
 };
 use keelson_tests::{Node, connect};
 use std::fs;
-use tonic::Code;
+use tonic::{Code, transport::Channel};
 
 #[tokio::test]
 async fn a_node_without_config_allows_little() -> Result<()> {
@@ -53,6 +54,7 @@ async fn a_node_without_config_allows_little() -> Result<()> {
 
     a_wrong_fingerprint_is_refused(&node, &fingerprint)?;
     bad_input_changes_nothing(&node, &fingerprint)?;
+    what_osctl_would_not_send_is_refused_too(&mut machine, &node).await?;
     assert!(
         machine
             .version(VersionRequest {})
@@ -121,6 +123,42 @@ fn bad_input_changes_nothing(node: &Node, fingerprint: &str) -> Result<()> {
         assert_eq!(output.code, 2, "{name}: {}", output.stderr);
         assert!(output.stderr.contains(told), "{name}: {}", output.stderr);
     }
+    Ok(())
+}
+
+/// The node decides by itself: it does not rely on `osctl` having looked.
+async fn what_osctl_would_not_send_is_refused_too(
+    machine: &mut MachineServiceClient<Channel>,
+    node: &Node,
+) -> Result<()> {
+    for name in ["unknown-key", "duplicate-key", "garbage", "alias-bomb"] {
+        let config = fs::read(node.osctl.file(&format!("{name}.yaml")))?;
+        let file_name = format!("{name}.yaml");
+        let request = ApplyConfigRequest {
+            config,
+            dry_run: false,
+            file_name,
+        };
+        let answer = machine.apply_config(request).await?.into_inner();
+        assert_eq!(answer.generation, 0, "{name}");
+        let first = answer
+            .diagnostics
+            .first()
+            .map(|found| (found.severity(), found.line));
+        assert!(
+            matches!(first, Some((Severity::Error, _))),
+            "{name}: {first:?}"
+        );
+    }
+    let config = fs::read(node.osctl.file("ten-megabytes.yaml"))?;
+    let request = ApplyConfigRequest {
+        config,
+        ..Default::default()
+    };
+    assert!(
+        machine.apply_config(request).await.is_err(),
+        "ten megabytes are refused whole"
+    );
     Ok(())
 }
 
