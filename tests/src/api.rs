@@ -7,8 +7,8 @@ use rustls::{
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls13_signature},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
+use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
@@ -19,6 +19,29 @@ pub struct Identity {
     pub chain: Vec<CertificateDer<'static>>,
     /// The leaf's key.
     pub key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// The certificate and key in a file of `osctl` that holds one context.
+    pub fn of_context(file: &Path) -> Result<Identity> {
+        let text = fs::read_to_string(file)?;
+        let part = |name: &str| {
+            text.split(&format!("\n    {name}: |"))
+                .nth(1)
+                .unwrap_or_default()
+        };
+        let unindented = |part: &str| part.replace("\n      ", "\n");
+        let cert = unindented(part("cert"));
+        let key = unindented(part("key"));
+        let leaf = CertificateDer::from_pem_slice(cert.as_bytes())
+            .with_context(|| format!("reading the certificate in {}", file.display()))?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .with_context(|| format!("reading the key in {}", file.display()))?;
+        Ok(Identity {
+            chain: vec![leaf],
+            key,
+        })
+    }
 }
 
 /// Connects as this client, or as nobody. Whoever answers is believed: what the

@@ -6,6 +6,14 @@ use keelson_api::v1::{VersionRequest, machine_service_client::MachineServiceClie
 use keelson_tests::{Identity, Node, connect};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tonic::transport::Channel;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest,
+};
 
 #[tokio::test]
 async fn who_has_no_right_is_refused() -> Result<()> {
@@ -20,6 +28,9 @@ async fn who_has_no_right_is_refused() -> Result<()> {
         version(address, Some(stranger()?)).await.is_err(),
         "from another CA"
     );
+
+    let admin = Identity::of_context(&node.osctl.file("osctl.yaml"))?;
+    any_grpc_tool_finds_its_way(connect(address, Some(admin)).await?).await?;
 
     node.context("reader", "os:reader")?;
     node.osctl.ok(["get", "address"])?;
@@ -42,6 +53,30 @@ async fn version(address: std::net::SocketAddr, identity: Option<Identity>) -> R
     MachineServiceClient::new(channel)
         .version(VersionRequest {})
         .await?;
+    Ok(())
+}
+
+/// Health and reflection, as grpcurl and load balancers use them.
+async fn any_grpc_tool_finds_its_way(channel: Channel) -> Result<()> {
+    let request = HealthCheckRequest {
+        service: "keelson.v1.MachineService".to_owned(),
+    };
+    let health = HealthClient::new(channel.clone())
+        .check(request)
+        .await?
+        .into_inner();
+    assert_eq!(health.status(), ServingStatus::Serving);
+
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(tokio_stream::once(request))
+        .await?
+        .into_inner();
+    let answer = format!("{:?}", answers.message().await?);
+    assert!(answer.contains("keelson.v1.ResourceService"), "{answer}");
     Ok(())
 }
 
