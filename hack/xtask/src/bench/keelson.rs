@@ -2,7 +2,7 @@
 //! powered off through its API.
 
 use super::{
-    answer::{self, Client},
+    answer::{self, Answer, Client},
     guest::{self, SHUTDOWN},
     memory::{self, Idle},
 };
@@ -72,17 +72,15 @@ impl Installed {
         Ok(installed)
     }
 
-    /// Boots it and measures until the API has answered; seconds.
-    pub(super) fn answer(&self) -> Result<f64> {
+    /// Boots it and measures until the API has answered.
+    pub(super) fn answer(&self) -> Result<Answer> {
         let vm = guest::boot("keelson-bench", &self.image, &self.disk)?;
         self.first_answer(&vm)
     }
 
-    fn first_answer(&self, vm: &Vm) -> Result<f64> {
+    fn first_answer(&self, vm: &Vm) -> Result<Answer> {
         let address = vm.address(PORT);
-        answer::seconds(vm.console(), || {
-            answer::version(address, self.client.identity())
-        })
+        answer::first(vm, || answer::version(address, self.client.identity()))
     }
 
     /// Boots it and waits for what the stand-in says of the idle machine.

@@ -11,14 +11,17 @@ const KIB: u64 = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Idle {
-    /// MemTotal − MemAvailable, as the kernel says.
-    pub(super) used_bytes: u64,
+    /// The kernel's own account, meminfo in bytes.
+    pub(super) meminfo: Meminfo,
     /// What of it belongs to whoever looked (proportional set size).
     pub(super) observer_bytes: u64,
     /// The processes with memory of their own, where they were asked for.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) processes: BTreeMap<String, Process>,
 }
+
+/// The lines of meminfo that are sizes, in bytes.
+pub(super) type Meminfo = BTreeMap<String, u64>;
 
 /// What a process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -31,9 +34,31 @@ pub(super) struct Process {
 }
 
 impl Idle {
-    /// What the machine would use if nobody had looked.
-    pub(super) fn without_observer(&self) -> u64 {
-        self.used_bytes.saturating_sub(self.observer_bytes)
+    /// MemTotal − MemAvailable, less what the observer holds: what no new program can have.
+    pub(super) fn used(&self) -> Result<u64> {
+        let total = self.of("MemTotal")?;
+        self.less(total, &["MemAvailable"])
+    }
+
+    /// What is neither free nor a cache, less what the observer holds. The free pages
+    /// that the kernel keeps for itself count as free here, and as used above.
+    pub(super) fn occupied(&self) -> Result<u64> {
+        let total = self.of("MemTotal")?;
+        self.less(total, &["MemFree", "Buffers", "Cached", "SReclaimable"])
+    }
+
+    fn of(&self, name: &str) -> Result<u64> {
+        let bytes = self.meminfo.get(name).copied();
+        bytes.with_context(|| format!("meminfo has no {name}"))
+    }
+
+    fn less(&self, total: u64, names: &[&str]) -> Result<u64> {
+        let mut left = total.checked_sub(self.observer_bytes);
+        for name in names {
+            let bytes = self.of(name)?;
+            left = left.and_then(|left| left.checked_sub(bytes));
+        }
+        left.context("meminfo tells of more memory than there is")
     }
 }
 
@@ -43,8 +68,8 @@ pub(super) fn of_standin(log: &str) -> Result<Idle> {
         log.lines()
             .filter_map(|line| Some(line.split_once("idle: ")?.1))
     };
-    let meminfo: Vec<&str> = lines()
-        .filter_map(|line| line.strip_prefix("meminfo "))
+    let meminfo: Meminfo = lines()
+        .filter_map(|line| size(line.strip_prefix("meminfo ")?))
         .collect();
     let processes: BTreeMap<String, Process> = lines()
         .filter_map(|line| process(line.strip_prefix("process ")?))
@@ -53,38 +78,32 @@ pub(super) fn of_standin(log: &str) -> Result<Idle> {
         .get("standin")
         .context("the stand-in does not see itself")?;
     Ok(Idle {
-        used_bytes: used(&meminfo.join("\n"))?,
+        meminfo,
         observer_bytes: observer.pss_bytes,
         processes,
     })
 }
 
-/// Reads meminfo with the smaps_rollup of each observer behind it.
+/// Reads meminfo, and behind an empty line the smaps_rollup of each observer.
 pub(super) fn of_shell(text: &str) -> Result<Idle> {
-    let observer: u64 = text
+    let (meminfo, observers) = text
+        .split_once("\n\n")
+        .context("the answer is not in two parts")?;
+    let observers = observers
         .lines()
-        .filter_map(|line| kib(line.strip_prefix("Pss:")?))
-        .sum();
+        .filter_map(|line| kib(line.strip_prefix("Pss:")?));
     Ok(Idle {
-        used_bytes: used(text)?,
-        observer_bytes: observer * KIB,
+        meminfo: meminfo.lines().filter_map(size).collect(),
+        observer_bytes: observers.sum::<u64>() * KIB,
         processes: BTreeMap::new(),
     })
 }
 
-/// MemTotal − MemAvailable of a meminfo, in bytes.
-fn used(meminfo: &str) -> Result<u64> {
-    let find = |name: &str| {
-        meminfo
-            .lines()
-            .find_map(|line| kib(line.strip_prefix(name)?))
-            .with_context(|| format!("no {name} in {meminfo:?}"))
-    };
-    let (total, available) = (find("MemTotal:")?, find("MemAvailable:")?);
-    let used = total
-        .checked_sub(available)
-        .context("more memory is available than there is")?;
-    Ok(used * KIB)
+/// `MemTotal:     1234 kB`; what is a count has no unit.
+fn size(line: &str) -> Option<(String, u64)> {
+    let (name, value) = line.split_once(':')?;
+    value.ends_with(" kB").then_some(())?;
+    Some((name.to_owned(), kib(value)? * KIB))
 }
 
 /// `init pid 1 rss 1234 pss 1200`.
@@ -115,16 +134,31 @@ fn kib(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    const MEMINFO: [&str; 7] = [
+        "MemTotal: 1000 kB",
+        "MemFree: 850 kB",
+        "MemAvailable: 800 kB",
+        "Buffers: 10 kB",
+        "Cached: 20 kB",
+        "SReclaimable: 5 kB",
+        "HugePages_Total: 7",
+    ];
+
     #[test]
     fn the_stand_ins_log_is_read() {
-        let log = "standin is ready\nidle: meminfo MemTotal:  1000 kB\nidle: meminfo MemFree: 1 kB\n\
-                   idle: meminfo MemAvailable: 900 kB\nidle: process init pid 1 rss 9 pss 8\n\
-                   idle: process standin pid 77 rss 30 pss 20\nidle: done\n";
-        let idle = of_standin(log).unwrap();
-        assert_eq!(idle.used_bytes, 100 * KIB);
-        assert_eq!(idle.without_observer(), 80 * KIB);
+        let lines = MEMINFO
+            .map(|line| format!("idle: meminfo {line}\n"))
+            .concat();
+        let log = format!(
+            "standin is ready\n{lines}idle: process init pid 1 rss 9 pss 8\n\
+             idle: process standin pid 77 rss 30 pss 20\nidle: done\n"
+        );
+        let idle = of_standin(&log).unwrap();
+        assert_eq!(idle.used().unwrap(), (1000 - 800 - 20) * KIB);
+        assert_eq!(idle.occupied().unwrap(), (1000 - 885 - 20) * KIB);
         assert_eq!(idle.processes["init"].rss_bytes, 9 * KIB);
         assert_eq!(idle.processes["init"].pss_bytes, 8 * KIB);
+        assert!(!idle.meminfo.contains_key("HugePages_Total"));
     }
 
     #[test]
@@ -135,13 +169,13 @@ mod tests {
 
     #[test]
     fn both_observers_of_a_shell_are_counted() {
-        let text = "MemTotal: 1000 kB\nMemAvailable: 800 kB\nRss: 50 kB\nPss: 30 kB\nPss_Anon: 3 kB\nPss: 12 kB\n";
-        let idle = of_shell(text).unwrap();
-        assert_eq!(idle.without_observer(), (200 - 42) * KIB);
+        let observers = "Rss: 50 kB\nPss: 30 kB\nPss_Anon: 3 kB\nPss: 12 kB\n";
+        let idle = of_shell(&format!("{}\n\n{observers}", MEMINFO.join("\n"))).unwrap();
+        assert_eq!(idle.used().unwrap(), (1000 - 800 - 42) * KIB);
     }
 
     #[test]
     fn meminfo_without_memavailable_is_refused() {
-        assert!(of_shell("MemTotal: 1000 kB\n").is_err());
+        assert!(of_shell("MemTotal: 1000 kB\n\n").unwrap().used().is_err());
     }
 }

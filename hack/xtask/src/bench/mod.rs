@@ -19,6 +19,7 @@ mod sizes;
 mod table;
 
 use crate::{build, step::step};
+use answer::Answer;
 use anyhow::{Context, Result, bail, ensure};
 use keelson_tests::{Flavor, Image};
 use memory::Idle;
@@ -47,8 +48,8 @@ pub(crate) struct Args {
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Figures {
-    /// From the kernel's first line to the first answer, for each boot.
-    answer_seconds: Vec<f64>,
+    /// The first answer, for each boot.
+    answer: Vec<Answer>,
     /// The idle machine, for each boot.
     idle: Vec<Idle>,
     /// The root file system as a Keelson root image: EROFS and hash tree.
@@ -124,12 +125,12 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 
     for run in 1..=args.runs {
         let of = |what: &str| format!("{what} ({run} of {})", args.runs);
-        let seconds = step(&of("Keelson: the first answered call"), || quiet.answer())?;
-        report.keelson.answer_seconds.push(seconds);
-        let (seconds, idle) = step(&of("Debian: the SSH banner, then idle"), || {
+        let answer = step(&of("Keelson: the first answered call"), || quiet.answer())?;
+        report.keelson.answer.push(answer);
+        let (answer, idle) = step(&of("Debian: the SSH banner, then idle"), || {
             debian.measure()
         })?;
-        report.debian.answer_seconds.push(seconds);
+        report.debian.answer.push(answer);
         report.debian.idle.push(idle);
         let idle = step(&of("Keelson: idle"), || watched.idle())?;
         report.keelson.idle.push(idle);
@@ -138,7 +139,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print!("{}", table::render(&report));
+        print!("{}", table::render(&report)?);
     }
     Ok(())
 }
