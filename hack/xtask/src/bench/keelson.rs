@@ -17,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the stand-in waits before it tells, and time to be asked.
+/// For how long nobody calls: an orchestrator is started half a minute after the
+/// boot where no time server answers, and the stand-in tells half a minute later.
+const QUIET: Duration = Duration::from_secs(70);
+/// How long it may take in all.
 const IDLE: Duration = Duration::from_secs(180);
 
 /// A disk that has been booted once, and the way in.
@@ -89,8 +92,7 @@ impl Installed {
         self.first_answer(&vm)?;
         let deadline = Instant::now() + IDLE;
         let endpoint = vm.endpoint();
-        // Nobody calls while the machine is to be idle.
-        sleep(Duration::from_secs(40));
+        sleep(QUIET);
         loop {
             let log = self.osctl.ok(["--node", &endpoint, "logs", "standin"])?;
             if let Some(report) = last_report(&log) {

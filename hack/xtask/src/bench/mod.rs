@@ -73,6 +73,14 @@ struct Report {
     debian: Figures,
 }
 
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Output<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    comparison: [table::Line; 6],
+}
+
 /// What the benchmark reads of an image's `image.json`.
 #[derive(serde::Deserialize)]
 struct Manifest {
@@ -137,7 +145,12 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     }
     report.host_load[1] = load()?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        let comparison = table::lines(&report.keelson, &report.debian)?;
+        let output = Output {
+            comparison,
+            report: &report,
+        };
+        println!("{}", serde_json::to_string_pretty(&output)?);
     } else {
         print!("{}", table::render(&report)?);
     }
