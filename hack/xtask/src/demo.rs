@@ -45,7 +45,9 @@ pub(crate) fn run(root: &Path, once: bool) -> Result<()> {
 /// Everything after the build.
 fn drive(built: &Built, folder: &Path, once: bool) -> Result<()> {
     if is_slow(&built.image) {
-        eprintln!("  · no KVM that works here: the machine is emulated, which takes a few minutes");
+        eprintln!(
+            "  · the machine is emulated, which takes a few minutes; KEELSON_ACCEL=kvm asks for KVM"
+        );
     }
     let osctl = Osctl::at(folder)?;
     let mut vm = step("boot the image", || {
