@@ -11,5 +11,7 @@ pub mod layout;
 pub mod meta;
 pub mod uki;
 pub mod verity;
+mod window;
 
 pub use uuid::Uuid;
+pub use window::Window;

@@ -8,11 +8,10 @@ use anyhow::{Context, bail};
 use keelson_disk::gpt::{Geometry, Source, Table};
 use keelson_disk::layout::{self, EMPTY_SLOT, Role};
 use keelson_disk::verity::{self, RootSpec};
-use keelson_disk::{cmdline, uki};
+use keelson_disk::{Window, cmdline, uki};
 
 use super::shown;
 use crate::image::disk::esp_range;
-use crate::image::window::Window;
 
 /// Show what is on a disk image or in a UKI
 ///

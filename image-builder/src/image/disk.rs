@@ -6,13 +6,13 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::Context;
+use keelson_disk::Window;
 use keelson_disk::gpt::{Geometry, Table};
 use keelson_disk::layout::{self, Layout, Role};
 use keelson_disk::verity::RootSpec;
 
 use super::esp;
 use super::qcow2::Qcow2;
-use super::window::Window;
 use crate::arch::Arch;
 
 const SECTOR: u64 = 512;

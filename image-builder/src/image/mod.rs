@@ -21,7 +21,6 @@ pub mod qcow2;
 pub mod stamp;
 pub mod uki;
 mod walk;
-pub(crate) mod window;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 /// The bytes `start..start + length` of `inner`.
-pub(crate) struct Window<'a, T> {
+pub struct Window<'a, T> {
     inner: &'a mut T,
     start: u64,
     length: u64,
@@ -11,7 +11,8 @@ pub(crate) struct Window<'a, T> {
 }
 
 impl<'a, T> Window<'a, T> {
-    pub(crate) fn new(inner: &'a mut T, start: u64, length: u64) -> Window<'a, T> {
+    /// The part of `inner` that begins at `start` and has `length` bytes.
+    pub fn new(inner: &'a mut T, start: u64, length: u64) -> Window<'a, T> {
         Window {
             inner,
             start,
