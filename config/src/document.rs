@@ -3,6 +3,7 @@
 
 use crate::{
     Secret,
+    model::Takes,
     read::{Any, Entries, Located, TextOrNumber, choice, object},
 };
 
@@ -20,7 +21,7 @@ object! {
         /// Its links and resolvers. Default: DHCP on every Ethernet link.
         network: NetworkSection = "network";
         /// What runs on it. Must be there unless the role is `none`.
-        orchestrator: OrchestratorSection = "orchestrator";
+        orchestrator: OrchestratorSection = "orchestrator", takes(Takes::OrchestratorRestart);
     }
 }
 
@@ -28,11 +29,11 @@ object! {
     /// The machine itself.
     MachineSection {
         /// Its host name. Default: the one from DHCP, or else one derived from its identity.
-        hostname: String = "hostname";
+        hostname: String = "hostname", example("server-1"), takes(Takes::OrchestratorRestart);
         /// What it is in its cluster.
-        role: RoleWord = "role", required;
+        role: RoleWord = "role", required, takes(Takes::OrchestratorRestart);
         /// Kernel parameters, by dotted name.
-        sysctls: Entries<TextOrNumber> = "sysctls";
+        sysctls: Entries<TextOrNumber> = "sysctls", example("{vm.max_map_count: \"262144\"}");
         /// How its clock is kept.
         time: TimeSection = "time";
         /// Who may call it.
@@ -53,7 +54,7 @@ object! {
     /// How the clock is kept.
     TimeSection {
         /// NTP servers, names or addresses. Default: four of pool.ntp.org. An empty list sets no clock.
-        servers: List<String> = "servers";
+        servers: List<String> = "servers", example("[ntp1.example.com, ntp2.example.com]");
     }
 }
 
@@ -65,16 +66,16 @@ object! {
         /// Issues the machine's own server certificate.
         issuer: IssuerSection = "issuer", required;
         /// More names and addresses for the server certificate.
-        sans: List<String> = "sans";
+        sans: List<String> = "sans", example("[server-1.example.com]");
     }
 }
 
 object! {
     /// A certificate that issues others, and its key.
     IssuerSection {
-        /// PEM.
+        /// The certificate, PEM.
         cert: String = "cert", required;
-        /// PKCS#8 PEM.
+        /// Its key, PKCS#8 PEM.
         key: Secret = "key", required;
     }
 }
@@ -83,25 +84,25 @@ object! {
     /// Links and resolvers.
     NetworkSection {
         /// The links to set up. Default: every Ethernet link, with DHCP.
-        links: List<LinkSection> = "links";
+        links: List<LinkSection> = "links", example("[{name: eth0, dhcp: {v4: true}}]");
         /// Resolvers, by address. Default: those from DHCP.
-        nameservers: List<String> = "nameservers";
+        nameservers: List<String> = "nameservers", example("[1.1.1.1]");
     }
 }
 
 object! {
     /// One link.
-    LinkSection {
+    LinkSection by "name" | "select" {
         /// The kernel's name for it.
-        name: String = "name";
+        name: String = "name", example("eth0");
         /// Picks it by what it is, where its name may change.
         select: SelectSection = "select";
         /// Asks for an address.
         dhcp: DhcpSection = "dhcp";
         /// Fixed addresses, each with the length of its prefix.
-        addresses: List<String> = "addresses";
+        addresses: List<String> = "addresses", example("[10.1.0.5/24]");
         /// Fixed routes.
-        routes: List<RouteSection> = "routes";
+        routes: List<RouteSection> = "routes", example("[{to: 0.0.0.0/0, via: 10.1.0.1}]");
     }
 }
 
@@ -109,27 +110,27 @@ object! {
     /// Picks a link; every key that is there must match.
     SelectSection {
         /// Its permanent hardware address.
-        mac: String = "mac";
+        mac: String = "mac", example("52:54:00:12:34:56");
         /// The kernel driver that serves it.
-        driver: String = "driver";
+        driver: String = "driver", example("virtio_net");
     }
 }
 
 object! {
     /// What to ask for by DHCP.
     DhcpSection {
-        /// An IPv4 address. Default: false.
+        /// Asks for an IPv4 address. Default: false.
         v4: bool = "v4";
     }
 }
 
 object! {
     /// One route.
-    RouteSection {
+    RouteSection by "to" {
         /// Where it leads: a network.
-        to: String = "to", required;
+        to: String = "to", required, example("10.2.0.0/16");
         /// The gateway. Default: none, the network is on the link.
-        via: String = "via";
+        via: String = "via", example("10.1.0.1");
         /// Lower wins. Default: 1024.
         metric: u32 = "metric";
     }
@@ -143,8 +144,8 @@ object! {
         /// What joins machines to the cluster.
         token: Secret = "token", required;
         /// The server to join: an agent must, a server may.
-        server: String = "server";
+        server: String = "server", example("https://10.0.0.1:6443");
         /// Any other key of the orchestrator's own config.
-        settings: Entries<Any> = "settings";
+        settings: Entries<Any> = "settings", example("{cluster-cidr: 10.42.0.0/16, disable: [traefik]}");
     }
 }

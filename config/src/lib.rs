@@ -12,18 +12,27 @@
 
 mod diagnostic;
 mod document;
+mod draft;
 mod machine;
+mod model;
 mod read;
+mod reference;
+mod schema;
 mod secret;
 mod setting;
 mod source;
 mod tree;
 mod validate;
 mod value;
+mod written;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Severity};
+pub use draft::{Change, Draft, Kind, Patch};
 pub use machine::*;
+pub use model::{Field, Found, Shape, Table, Takes};
+pub use reference::reference;
+pub use schema::schema;
 pub use setting::OWNED_SETTINGS;
 pub use value::Wrong;
 
@@ -81,6 +90,11 @@ pub fn parse(file_name: &str, bytes: &[u8]) -> Outcome {
         machine,
         diagnostics: problems.diagnostics(file_name, &source),
     }
+}
+
+/// What can be written in a config.
+pub fn model() -> &'static Shape {
+    Document::SHAPE
 }
 
 /// A diagnostic about the value at a path, for what only the machine itself can

@@ -5,56 +5,14 @@
 
 mod types;
 
+pub(crate) use crate::model::{Field, Shape, Table};
 use crate::{
     diagnostic::{Problem, Problems},
     tree::{NodeId, Tree, Value, push_key, quote},
 };
 
-pub(crate) use types::{Any, Entries, TextOrNumber};
-use types::{Plain, plain, text_of};
-
-/// What a value may be.
-#[derive(Debug)]
-pub(crate) enum Shape {
-    /// Text.
-    Text,
-    /// Text that is never shown.
-    Secret,
-    /// `true` or `false`.
-    Bool,
-    /// A whole number that is not negative and fits 32 bits.
-    Number,
-    /// Text, or a number as it is written.
-    TextOrNumber,
-    /// One of these words.
-    Choice(&'static [&'static str]),
-    /// A list of the same.
-    List(&'static Shape),
-    /// Any keys, with values of the same.
-    Map(&'static Shape),
-    /// Fixed keys.
-    Object(&'static Table),
-    /// Whatever there is.
-    Any,
-}
-
-/// The fields of an object.
-#[derive(Debug)]
-pub(crate) struct Table {
-    /// In the order in which a person would write them.
-    pub(crate) fields: &'static [Field],
-}
-
-/// One field.
-#[derive(Debug)]
-pub(crate) struct Field {
-    /// Its key.
-    pub(crate) key: &'static str,
-    /// What its value may be.
-    pub(crate) shape: &'static Shape,
-    /// Whether it must be there.
-    pub(crate) required: bool,
-}
+use types::text_of;
+pub(crate) use types::{Any, Entries, Plain, TextOrNumber, number, plain};
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -199,6 +157,26 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// The tree that is read.
+    pub(crate) fn tree(&self) -> &'t Tree<'t> {
+        self.tree
+    }
+
+    /// Reports a value that is not of the shape of a scalar, or not anything.
+    pub(crate) fn fits(&mut self, at: NodeId, shape: &'static Shape) {
+        match shape {
+            Shape::Text => drop(String::read(self, at)),
+            Shape::Secret => drop(crate::Secret::read(self, at)),
+            Shape::Bool => drop(bool::read(self, at)),
+            Shape::Number => drop(u32::read(self, at)),
+            Shape::TextOrNumber => drop(TextOrNumber::read(self, at)),
+            Shape::Choice(words) => drop(self.word(at, words)),
+            Shape::Any => drop(Any::read(self, at)),
+            Shape::List(_) => drop(self.list(at)),
+            Shape::Map(_) | Shape::Object(_) => drop(self.map(at)),
+        }
+    }
+
     /// The path of a value.
     pub(crate) fn path(&self, at: NodeId) -> String {
         self.tree.path(at)
@@ -263,7 +241,7 @@ impl<'t> Reader<'t> {
     }
 
     /// The items of a list.
-    fn list(&mut self, at: NodeId) -> Option<&'t [NodeId]> {
+    pub(crate) fn list(&mut self, at: NodeId) -> Option<&'t [NodeId]> {
         match &self.tree.node(at).value {
             Value::List(items) => Some(items),
             _ => {
@@ -274,7 +252,7 @@ impl<'t> Reader<'t> {
     }
 
     /// The children of a map with any keys.
-    fn map(&mut self, at: NodeId) -> Option<&'t [NodeId]> {
+    pub(crate) fn map(&mut self, at: NodeId) -> Option<&'t [NodeId]> {
         match &self.tree.node(at).value {
             Value::Map(children) => Some(children),
             _ => {
@@ -284,7 +262,8 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn unknown_key(&mut self, at: NodeId, table: &'static Table) {
+    /// Reports a key that the table does not have.
+    pub(crate) fn unknown_key(&mut self, at: NodeId, table: &'static Table) {
         let key = self.key(at);
         let hint = if self.problems.is_full() {
             String::new()
@@ -397,10 +376,17 @@ impl<'t> Reader<'t> {
 }
 
 /// Declares an object: its fields, their keys, types and meaning. From it come
-/// the struct, its reader and its table.
+/// the struct, its reader and its table, and from the table everything else that
+/// knows fields: patches, the schema, the reference.
+///
+/// The doc comments are what a person reads; a sentence "Default: …" says what
+/// counts where a field is not written. Behind the key may stand `required`,
+/// `example("its value as YAML")` and `takes(Takes::…)`; `by "key"` behind the
+/// object's name says what tells its entries apart in a list.
 macro_rules! object {
-    ($(#[doc = $doc:literal])+ $name:ident {
-        $($(#[doc = $about:literal])+ $field:ident: $type:ty = $key:literal $(, $required:ident)?;)+
+    ($(#[doc = $doc:literal])+ $name:ident $(by $($by:literal)|+)? {
+        $($(#[doc = $about:literal])+ $field:ident: $type:ty = $key:literal
+            $(, $option:ident $(($value:expr))?)*;)+
     }) => {
         $(#[doc = $doc])+
         #[derive(Debug)]
@@ -409,13 +395,22 @@ macro_rules! object {
         }
 
         impl $crate::read::Read for $name {
-            const SHAPE: &'static $crate::read::Shape = &$crate::read::Shape::Object(&$crate::read::Table {
-                fields: &[$($crate::read::Field {
-                    key: $key,
-                    shape: <$type as $crate::read::Read>::SHAPE,
-                    required: false $(|| $crate::read::$required)?,
-                }),+],
-            });
+            const SHAPE: &'static $crate::read::Shape = {
+                const FIELDS: &[$crate::read::Field] = &[$(
+                    $crate::read::Field::new(
+                        $key,
+                        <$type as $crate::read::Read>::SHAPE,
+                        concat!($($about, "\n"),+),
+                    )
+                    $(.$option($($value)?))*,
+                )+];
+                const TABLE: &$crate::read::Table = &$crate::read::Table {
+                    docs: concat!($($doc, "\n"),+),
+                    by: &[$($($by),+)?],
+                    fields: FIELDS,
+                };
+                &$crate::read::Shape::Object(TABLE)
+            };
 
             fn read(reader: &mut $crate::read::Reader<'_>, at: $crate::tree::NodeId) -> Option<Self> {
                 let $crate::read::Shape::Object(table) = Self::SHAPE else { return None };
@@ -428,7 +423,3 @@ macro_rules! object {
     };
 }
 pub(crate) use object;
-
-/// Marks a field in [`object!`] that must be there.
-#[allow(non_upper_case_globals)]
-pub(crate) const required: bool = true;

@@ -14,8 +14,10 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-const API_VERSION: &str = "keelson.dev/v1alpha1";
-const KIND: &str = "Machine";
+/// The only version of the form that is known.
+pub(crate) const API_VERSION: &str = "keelson.dev/v1alpha1";
+/// The only kind of document.
+pub(crate) const KIND: &str = "Machine";
 const DEFAULT_TIME_SERVERS: [&str; 4] = [
     "0.pool.ntp.org",
     "1.pool.ntp.org",

@@ -6,14 +6,19 @@ use super::{Located, Read, Reader, Shape};
 use crate::tree::{NodeId, Style, Value, quote};
 
 /// What a scalar is, by how it is written.
-pub(super) enum Plain {
+pub(crate) enum Plain {
+    /// `null`, in one of its spellings.
     Nothing,
+    /// `true` or `false`.
     Bool(bool),
+    /// A number.
     Number,
+    /// Anything else.
     Text,
 }
 
-pub(super) fn plain(text: &str, style: Style) -> Plain {
+/// What a scalar is, by the core schema of YAML 1.2.
+pub(crate) fn plain(text: &str, style: Style) -> Plain {
     if style != Style::Plain {
         return Plain::Text;
     }
@@ -219,7 +224,7 @@ fn any(reader: &mut Reader<'_>, at: NodeId) -> Option<serde_json::Value> {
 
 /// A number, where JSON can hold exactly what is written. `0644` is not one: to
 /// some it is octal, to others not, so that it is better passed on as it stands.
-fn number(text: &str) -> Option<serde_json::Number> {
+pub(crate) fn number(text: &str) -> Option<serde_json::Number> {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.") {
         return None;

@@ -32,7 +32,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("keelson-image-builder", &["keelson-config", "keelson-disk"]),
     ("keelson-tests", &["keelson-api", "keelson-config"]),
     ("keelson-standin", &[]),
-    ("xtask", &["keelson-api", "keelson-tests"]),
+    ("xtask", &["keelson-api", "keelson-config", "keelson-tests"]),
 ];
 
 #[derive(Deserialize)]

@@ -1,5 +1,5 @@
-//! Generates `api/src/gen/` and `docs/api.md` from the `.proto` files, or tells
-//! whether they are stale.
+//! Generates `api/src/gen/` and `docs/api.md` from the `.proto` files and
+//! `docs/reference/` from the config's model, or tells whether they are stale.
 //! No protoc is needed: protox compiles the files in this process.
 
 use crate::reference;
@@ -29,6 +29,7 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(root.join(GEN))?;
+    fs::create_dir_all(root.join(REFERENCE))?;
     for (path, bytes) in wanted {
         fs::write(root.join(&path), bytes).with_context(|| format!("writing {path}"))?;
     }
@@ -38,7 +39,10 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
 /// Where the generated sources go.
 const GEN: &str = "api/src/gen";
 
-/// The generated files by path: Rust sources, the descriptor set, the reference.
+/// Where the reference of the config goes.
+const REFERENCE: &str = "docs/reference";
+
+/// The generated files by path: Rust sources, the descriptor set, the references.
 fn generate(root: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let protos = root.join("api/proto");
     let set = protox::compile(PROTOS, [&protos]).context("compiling the .proto files")?;
@@ -55,6 +59,14 @@ fn generate(root: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         (
             "docs/api.md".to_owned(),
             reference::write(&set).into_bytes(),
+        ),
+        (
+            format!("{REFERENCE}/config.md"),
+            keelson_config::reference().into_bytes(),
+        ),
+        (
+            format!("{REFERENCE}/machine.schema.json"),
+            format!("{:#}\n", keelson_config::schema()).into_bytes(),
         ),
     ]);
     for entry in fs::read_dir(out.path())? {

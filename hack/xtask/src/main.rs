@@ -44,7 +44,7 @@ enum Command {
     },
     /// Measure Keelson beside a Debian that does the same: boot, memory, bytes
     Bench(bench::Args),
-    /// Generate api/src/gen and docs/api.md from the .proto files
+    /// Generate api/src/gen, docs/api.md and docs/reference from the .proto files and the config's model
     Gen {
         /// Only tell whether the generated files are stale
         #[arg(long)]
