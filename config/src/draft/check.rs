@@ -31,8 +31,8 @@ fn value(reader: &mut Reader<'_>, at: NodeId, shape: &'static Shape) {
                 let key = reader.key(child);
                 if key == DIRECTIVE {
                     directive(reader, child);
-                } else if key.starts_with('+') {
-                    appended(reader, child, &key[1..], item);
+                } else if let Some(key) = key.strip_prefix('+') {
+                    appended(reader, child, key, item);
                 } else if !removed(reader, child) {
                     value(reader, child, item);
                 }

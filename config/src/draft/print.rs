@@ -133,7 +133,7 @@ fn fits(items: &[Written], before: usize) -> bool {
     let simple = |item: &Written| match item {
         Written::Bare(text) => Some(text.len()),
         Written::Text(text) => {
-            let fine = |c: char| c.is_ascii_alphanumeric() || "._/@-".contains(c);
+            let fine = |c: char| c.is_ascii_alphanumeric() || "._/@=-".contains(c);
             (text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(fine))
                 .then_some(text.len())
         }
