@@ -4,6 +4,7 @@
 
 mod network;
 mod orchestrator;
+mod together;
 
 use crate::{
     Api, Hostname, Issuer, Machine, Role, Secret, SysctlKey, Time,
@@ -92,7 +93,7 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
     };
     let time = self::time(reader, time);
     let api = api.is().and_then(|api| self::api(reader, &api.value));
-    Some(Machine {
+    let machine = Machine {
         hostname: hostname.flatten(),
         role: role?,
         sysctls,
@@ -100,7 +101,11 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         api: Some(api?),
         network: network?,
         orchestrator: orchestrator?,
-    })
+    };
+    if !reader.problems.has_errors() {
+        together::check(reader, written, &machine);
+    }
+    Some(machine)
 }
 
 /// The value of a text, or a report of what is wrong with it.
