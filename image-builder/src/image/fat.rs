@@ -10,6 +10,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use keelson_disk::fat::{END_OF_CHAIN, ENTRY, FILE, FIRST, FOLDER, LABEL, checksum, long_name};
 
 const SECTOR: u64 = 512;
 const SECTORS_PER_CLUSTER: u64 = 8;
@@ -18,16 +19,8 @@ const RESERVED: u64 = 32;
 const FSINFO_AT: u64 = 1;
 const BACKUP_AT: u64 = 6;
 const FATS: u64 = 2;
-/// The first cluster; the root folder is there.
-const FIRST: u32 = 2;
 /// With fewer clusters it would be FAT16.
 const LEAST_CLUSTERS: u64 = 65_525;
-const END_OF_CHAIN: u32 = 0x0fff_ffff;
-const ENTRY: usize = 32;
-const FOLDER: u8 = 0x10;
-const FILE: u8 = 0x20;
-const LABEL: u8 = 0x08;
-const LONG_NAME: u8 = 0x0f;
 
 /// Something on the volume.
 pub(super) struct Node {
@@ -296,7 +289,7 @@ fn names(nodes: &[Node]) -> anyhow::Result<Vec<Name>> {
                     .map(|n| alias(name, n))
                     .find(|short| !taken.contains(short))
                     .with_context(|| format!("too many names like `{name}` in one folder"))?;
-                (short, long(name, checksum(&short)))
+                (short, long_name(name, checksum(&short)))
             }
         };
         let same = |other: &&Node| other.name.eq_ignore_ascii_case(name);
@@ -353,43 +346,6 @@ fn alias(name: &str, n: u32) -> [u8; 11] {
     };
     let (base, extension) = split(name);
     join(&format!("{}~{n}", clean(base, 6)), &clean(extension, 3))
-}
-
-/// Ties the entries of a long name to its short one.
-fn checksum(short: &[u8; 11]) -> u8 {
-    short
-        .iter()
-        .fold(0, |sum: u8, byte| sum.rotate_right(1).wrapping_add(*byte))
-}
-
-/// The entries of a long name, thirteen UTF-16 units each, the last ones first.
-fn long(name: &str, sum: u8) -> Vec<[u8; ENTRY]> {
-    let mut units: Vec<u16> = name.encode_utf16().collect();
-    let count = units.len().div_ceil(13);
-    if units.len() < count * 13 {
-        units.push(0);
-    }
-    units.resize(count * 13, 0xffff);
-    let mut entries = Vec::new();
-    for (part, n) in units.chunks(13).zip(1u8..) {
-        let mut entry = [0; ENTRY];
-        entry[0] = n;
-        entry[11] = LONG_NAME;
-        entry[13] = sum;
-        let places = (1..11)
-            .step_by(2)
-            .chain((14..26).step_by(2))
-            .chain([28, 30]);
-        for (unit, at) in part.iter().zip(places) {
-            entry[at..at + 2].copy_from_slice(&unit.to_le_bytes());
-        }
-        entries.push(entry);
-    }
-    if let Some(last) = entries.last_mut() {
-        last[0] |= 0x40;
-    }
-    entries.reverse();
-    entries
 }
 
 /// Time and date as FAT has them: from 1980 to 2107, every two seconds.
