@@ -9,6 +9,7 @@ mod console;
 mod image;
 mod node;
 mod osctl;
+pub mod torture;
 mod vm;
 
 pub use accel::{Accel, accel};

@@ -1,7 +1,11 @@
 //! A guest in QEMU: its disk is an overlay over the built image, its network is
 //! QEMU's own and reaches nothing but the ports that are forwarded on loopback.
 
-use crate::{Accel, Console, Image, accel, image::target};
+use crate::{
+    Accel, Console, Image, accel,
+    image::target,
+    torture::{Recording, WRITES},
+};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     fs,
@@ -31,6 +35,9 @@ network:
   nameservers: [10.0.2.3]
 ";
 
+/// A guest's disk, in its folder.
+const DISK: &str = "disk.qcow2";
+
 /// How to start a guest.
 #[derive(Clone, Debug)]
 pub struct Guest {
@@ -41,6 +48,7 @@ pub struct Guest {
     config: Option<PathBuf>,
     forwards: Vec<u16>,
     folder: Option<PathBuf>,
+    writes: Option<PathBuf>,
 }
 
 impl Guest {
@@ -54,6 +62,7 @@ impl Guest {
             config: None,
             forwards: Vec::new(),
             folder: None,
+            writes: None,
         }
     }
 
@@ -81,6 +90,12 @@ impl Guest {
         self
     }
 
+    /// With all writes to its disk recorded in this folder, see [`Recording`].
+    pub fn log_writes(mut self, folder: &Path) -> Guest {
+        self.writes = Some(folder.to_owned());
+        self
+    }
+
     /// Makes the disk and starts the guest. `name` is for files that are kept.
     pub fn start(self, name: &str) -> Result<Vm> {
         let folder = match &self.folder {
@@ -90,7 +105,7 @@ impl Guest {
             }
             None => Folder::Passing(tempfile::Builder::new().prefix("keelson-vm-").tempdir()?),
         };
-        let disk = folder.path().join("disk.qcow2");
+        let disk = folder.path().join(DISK);
         overlay(&self.image.disk(), &disk, self.disk_gib)?;
         Vm::launch(self, name, folder, disk)
     }
@@ -164,12 +179,7 @@ impl Vm {
                 "if=pflash,format=raw,unit=1,file={}",
                 own_vars.display()
             ))
-            .arg("-drive")
-            .arg(format!(
-                "if=none,id=disk,format=qcow2,cache=unsafe,file={}",
-                disk.display()
-            ))
-            .args(["-device", "virtio-blk-pci,drive=disk,bootindex=0"])
+            .args(drive(&disk, guest.writes.as_deref())?)
             .arg("-netdev")
             .arg(format!("user,id=net,restrict=on{forwards}"))
             .args(["-device", "virtio-net-pci,netdev=net,romfile="])
@@ -212,6 +222,11 @@ impl Vm {
     /// The folder with the guest's files.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The disk of a guest that was started with one of its own.
+    pub fn disk(&self) -> PathBuf {
+        self.folder().join(DISK)
     }
 
     /// QEMU's process.
@@ -316,6 +331,45 @@ impl Drop for Vm {
             }
         }
     }
+}
+
+/// QEMU's options for the disk. Whether its own file is ever flushed does not matter; where writes
+/// are recorded, the guest's flushes are.
+fn drive(disk: &Path, writes: Option<&Path>) -> Result<Vec<String>> {
+    let Some(folder) = writes else {
+        return Ok(vec![
+            "-drive".into(),
+            format!(
+                "if=none,id=disk,format=qcow2,cache=unsafe,file={}",
+                disk.display()
+            ),
+            "-device".into(),
+            "virtio-blk-pci,drive=disk,bootindex=0".into(),
+        ]);
+    };
+    Recording::begin(folder, disk)?;
+    let nodes = [
+        format!(
+            "driver=file,node-name=file,cache.no-flush=on,filename={}",
+            disk.display()
+        ),
+        "driver=qcow2,node-name=image,cache.no-flush=on,file=file".into(),
+        format!(
+            "driver=file,node-name=log,cache.no-flush=on,filename={}",
+            folder.join(WRITES).display()
+        ),
+        "driver=blklogwrites,node-name=disk,file=image,log=log".into(),
+    ];
+    let mut options: Vec<String> = nodes
+        .into_iter()
+        .flat_map(|node| ["-blockdev".to_owned(), node])
+        .collect();
+    // Two things that blklogwrites of QEMU 7.2 cannot do: it may log a write of zeros over another
+    // entry, and it fails a write of as many pieces as merged requests have.
+    let device =
+        "virtio-blk-pci,drive=disk,bootindex=0,write-cache=on,write-zeroes=off,request-merging=off";
+    options.extend(["-device".into(), device.into()]);
+    Ok(options)
 }
 
 /// Makes a disk that reads through to the image and is this large.

@@ -54,6 +54,11 @@ pub(crate) fn run(root: &Path) -> Result<()> {
             "keelson-tests",
         ]);
         logged(&mut units, &log(root, "unit"))
+    })?;
+    step("unit tests of the harness", || {
+        let mut units = cargo(root);
+        units.args(["test", "--locked", "-p", "keelson-tests", "--lib"]);
+        logged(&mut units, &log(root, "unit-harness"))
     })
 }
 

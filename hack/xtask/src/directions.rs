@@ -30,7 +30,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["keelson-api", "keelson-config", "keelson-disk"],
     ),
     ("keelson-image-builder", &["keelson-config", "keelson-disk"]),
-    ("keelson-tests", &["keelson-api", "keelson-config"]),
+    (
+        "keelson-tests",
+        &["keelson-api", "keelson-config", "keelson-disk"],
+    ),
     ("keelson-standin", &[]),
     ("xtask", &["keelson-api", "keelson-config", "keelson-tests"]),
 ];

@@ -10,6 +10,7 @@ mod generate;
 mod reference;
 mod step;
 mod test;
+mod torture;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -44,6 +45,8 @@ enum Command {
     },
     /// Measure Keelson beside a Debian that does the same: boot, memory, bytes
     Bench(bench::Args),
+    /// Pull the plug of a machine at every moment: does its disk still boot?
+    Torture(torture::Args),
     /// Generate api/src/gen, docs/api.md and docs/reference from the .proto files and the config's model
     Gen {
         /// Only tell whether the generated files are stale
@@ -87,6 +90,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Bench(args) => bench::run(&root, &args),
+        Command::Torture(args) => torture::run(&root, &args),
         Command::Gen { check } => generate::run(&root, check),
     }
 }

@@ -1,0 +1,113 @@
+//! What a machine does while its writes are recorded, and a real boot of a state.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use std::{
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use super::{Recording, replay::State};
+use crate::{BOOT, Flavor, Guest, Image, Node, Osctl};
+
+/// The folder of a recording that has the person's files: secrets, config, contexts.
+const PERSON: &str = "osctl";
+
+/// Starts a fresh machine with its writes recorded in a folder, lets `work` use it, shuts it
+/// down, and holds the record against the disk. Marks: `boot`, those of `work`, `shutdown`.
+pub fn record(folder: &Path, work: impl FnOnce(&Node) -> Result<()>) -> Result<()> {
+    let vm = Guest::new(&Image::find(Flavor::Standin)?)
+        .log_writes(folder)
+        .folder(&folder.join("guest"))
+        .start("torture")?;
+    let osctl = Osctl::at(&folder.join(PERSON))?;
+    let mut node = Node { vm, osctl };
+    Recording::mark(folder, "boot")?;
+    work(&node)?;
+    Recording::mark(folder, "shutdown")?;
+    node.osctl.ok(["shutdown"])?;
+    node.vm.wait_for_exit(BOOT)?;
+    Recording::open(folder)?.check(&node.vm.disk())
+}
+
+/// Gives a machine its config and waits until it is healthy. Mark: `config`.
+pub fn configure(folder: &Path, node: &Node) -> Result<()> {
+    node.generate("standin", "good")?;
+    let fingerprint = node.vm.wait_for_maintenance()?;
+    Recording::mark(folder, "config")?;
+    let endpoint = node.vm.endpoint();
+    node.osctl.ok([
+        "apply-config",
+        "--insecure",
+        "--cert-fingerprint",
+        &fingerprint,
+        "--node",
+        &endpoint,
+        "-f",
+        "machine.yaml",
+    ])?;
+    node.context("admin", "os:admin")?;
+    node.osctl.ok(["health", "--timeout", "4m"])?;
+    Ok(())
+}
+
+/// Records a machine that gets its config and restarts. Mark: `reboot`.
+pub fn record_config(folder: &Path) -> Result<()> {
+    record(folder, |node| {
+        configure(folder, node)?;
+        Recording::mark(folder, "reboot")?;
+        let position = node.vm.console().position();
+        node.osctl.ok(["reboot"])?;
+        node.vm.console().wait_after(position, "EFI stub", BOOT)?;
+        node.osctl.ok(["health", "--timeout", "6m"])?;
+        Ok(())
+    })
+}
+
+/// Boots a state of a recording. It is good when the machine waits for a config, or has the one
+/// of the recording and is healthy, and runs the version that it is judged to run. Returns what
+/// `osctl version` says, or that it waits.
+pub fn boot(recording: &Recording, state: &State, image: &Image, version: &str) -> Result<String> {
+    let folder = tempfile::Builder::new()
+        .prefix("keelson-state-")
+        .tempdir()?;
+    let disk = recording.write(&state.map, folder.path())?;
+    let name = format!("torture-{}", state.number);
+    let vm = Guest::new(image).start_on(&name, &disk)?;
+    let osctl = Osctl::at(&recording.folder().join(PERSON))?;
+    let node = Node { vm, osctl };
+    if node.osctl.file("secrets.yaml").exists() {
+        node.context(&name, "os:admin")?;
+    }
+    let endpoint = node.vm.endpoint();
+    let deadline = Instant::now() + 2 * BOOT;
+    loop {
+        let console = node.vm.console();
+        if console.find_after(0, "--cert-fingerprint").is_some() {
+            return Ok("it waits for a config".into());
+        }
+        let answer = node.osctl.run(["version"])?;
+        if answer.code == 0 {
+            node.osctl
+                .ok(["health", "--timeout", "6m"])
+                .context("it answers and is not healthy")?;
+            let config = node.osctl.ok(["get", "config"])?;
+            ensure!(config.contains("node-1"), "its config is another: {config}");
+            let node = answer.stdout.lines().find(|line| line.contains(&endpoint));
+            ensure!(
+                node.is_some_and(|line| line.split_whitespace().nth(1) == Some(version)),
+                "it does not run {version}: {}",
+                answer.stdout
+            );
+            return Ok(answer.stdout);
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "{} does not come up; the console's end:\n{}",
+                state.number,
+                console.tail(25)
+            );
+        }
+        sleep(Duration::from_secs(1));
+    }
+}
