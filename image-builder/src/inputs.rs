@@ -6,6 +6,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use keelson_disk::bundle::PublicKey;
+use keelson_disk::version::Version;
 use serde::{Deserialize, Serialize};
 
 /// What the person who builds an image chose; the input of [`crate::rootfs::assemble`].
@@ -18,9 +20,13 @@ pub struct Inputs {
     /// The kernel flavour and what goes with it.
     pub variant: Variant,
     /// The image's version, such as `0.1.0`; ends in os-release, the UKI's name and release.json.
-    pub version: String,
+    pub version: Version,
     /// The one clock of the build, Unix seconds: every time stamp in the image is this.
     pub build_time: u64,
+    /// The keys whose bundles the image takes as upgrades.
+    pub trust: Vec<PublicKey>,
+    /// The lowest version that may still be installed once this one is known to be good.
+    pub security_floor: Version,
     /// Which orchestrator the image carries.
     pub orchestrator: Orchestrator,
     /// Where downloads are kept between builds.
@@ -61,6 +67,38 @@ pub enum Orchestrator {
     Payload(PathBuf),
     /// No orchestrator: the node runs, and has nothing to start.
     None,
+}
+
+/// What an image says of itself, in `/usr/lib/keelson/release.json`; machined reads it, and a
+/// bundle's manifest repeats it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Release {
+    /// The image's version.
+    pub version: Version,
+    /// Debian's name of the architecture.
+    pub arch: String,
+    /// The kernel flavour.
+    pub variant: Variant,
+    /// The one clock of the build, Unix seconds.
+    pub build_time: u64,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The orchestrator in the image.
+    pub orchestrator: Option<Carried>,
+    /// The lowest version that may still be installed once this one is known to be good.
+    pub security_floor: Version,
+}
+
+/// The orchestrator that an image carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// Its name, as the config must say it.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The SHA-256 of what it was unpacked from, hex.
+    pub sha256: String,
 }
 
 /// Everything the image pipeline needs: the output of [`crate::rootfs::assemble`].

@@ -30,6 +30,9 @@ pub(crate) struct Release {
     pub build_time: u64,
     /// The orchestrator in the image.
     pub orchestrator: Option<Carried>,
+    /// The lowest version that may be installed once this one is known to be good; empty where
+    /// the image says nothing of it.
+    pub security_floor: String,
 }
 
 /// The orchestrator that an image carries.
@@ -110,11 +113,13 @@ mod tests {
     fn the_image_facts_as_the_builder_writes_them() {
         let release: Release = serde_json::from_str(
             r#"{"version":"0.1.0","arch":"amd64","variant":"cloud","buildTime":1790000000,
-                "kernel":"6.12","orchestrator":{"name":"k3s","version":"v1.36.3","sha256":"00"}}"#,
+                "kernel":"6.12","orchestrator":{"name":"k3s","version":"v1.36.3","sha256":"00"},
+                "securityFloor":"0.1.0"}"#,
         )
         .unwrap();
         assert_eq!(release.build_time, 1_790_000_000);
         assert_eq!(release.orchestrator.unwrap().name, "k3s");
+        assert_eq!(release.security_floor, "0.1.0");
         let without: Release =
             serde_json::from_str(r#"{"version":"0.1.0","orchestrator":null}"#).unwrap();
         assert_eq!(without.orchestrator, None);

@@ -160,9 +160,24 @@ fn built(outcome: Outcome) -> Result<Image> {
     }
 }
 
+/// The key pair of this checkout, made at the first build: what is built here takes upgrades that
+/// are built here. It is no release's key and never leaves the target folder.
+pub(crate) fn key(root: &Path) -> Result<PathBuf> {
+    let name = root.join("target/keys/development");
+    let key = name.with_extension("key");
+    if !key.exists() || !name.with_extension("pub").exists() {
+        fs::create_dir_all(root.join("target/keys"))?;
+        let mut command = Command::new(root.join("target/debug/image-builder"));
+        command.args(["key", "new"]).arg(&name);
+        logged(&mut command, &log(root, "key"))?;
+    }
+    Ok(key)
+}
+
 /// Runs image-builder.
 fn builder(root: &Path, flavor: Flavor, orchestrator: &Path) -> Result<Outcome> {
     let output = root.join("target/image").join(flavor.name());
+    let trust = key(root)?.with_extension("pub");
     step(&format!("build the image ({})", flavor.name()), || {
         let log = log(root, &format!("image-{}", flavor.name()));
         let mut command = Command::new(root.join("target/debug/image-builder"));
@@ -175,6 +190,8 @@ fn builder(root: &Path, flavor: Flavor, orchestrator: &Path) -> Result<Outcome> 
             .arg(orchestrator)
             .arg("--cache")
             .arg(cache(root))
+            .arg("--trust")
+            .arg(trust)
             .arg("--output")
             .arg(&output)
             .stdin(Stdio::null());

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::Output;
+use anyhow::ensure;
+use keelson_disk::version::Version;
+
+use super::{Output, key};
 use crate::inputs::{Inputs, Orchestrator, Variant};
 use crate::report::Report;
 use crate::rootfs;
@@ -18,7 +21,8 @@ use crate::rootfs;
   image-builder build                                    for virtual machines, with K3s
   image-builder build --variant metal --layout compact   for a small machine
   image-builder build --orchestrator ./k3s               with a K3s that is at hand
-  image-builder build --format qcow2 --offline           only what the cache has, only for QEMU")]
+  image-builder build --format qcow2 --offline           only what the cache has, only for QEMU
+  image-builder build --trust release.pub                takes upgrades signed with release.key")]
 pub struct Arguments {
     /// The source tree, which has the folders rootfs and kernel
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -38,7 +42,15 @@ pub struct Arguments {
 
     /// The image's version
     #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
-    image_version: String,
+    image_version: Version,
+
+    /// A public key: the image takes upgrades that are signed with it. May be repeated
+    #[arg(long, value_name = "FILE.pub")]
+    trust: Vec<PathBuf>,
+
+    /// The lowest version that a machine takes again once this one has run well on it
+    #[arg(long, value_name = "VERSION", default_value_t = Version::LOWEST)]
+    security_floor: Version,
 
     /// The one clock of the build, in Unix seconds [default: the time of the source's commit]
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
@@ -62,12 +74,23 @@ impl Arguments {
             Some(time) => time,
             None => commit_time(&self.source).unwrap_or_else(|| now(report)),
         };
+        ensure!(
+            self.security_floor <= self.image_version,
+            "--security-floor {} is above the image's own version {}",
+            self.security_floor,
+            self.image_version
+        );
+        if self.trust.is_empty() {
+            report.warn("no key is trusted, so the image takes no upgrade; give --trust");
+        }
         let inputs = Inputs {
             source: self.source,
             programs: self.programs,
             variant: self.variant,
             version: self.image_version,
             build_time,
+            trust: key::read_public(&self.trust)?,
+            security_floor: self.security_floor,
             orchestrator: orchestrator(&self.orchestrator)?,
             cache: self.cache,
             offline: self.offline,

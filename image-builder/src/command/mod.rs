@@ -1,10 +1,12 @@
 //! The command line: one file for each command. The doc comments are the help texts.
 
 pub mod build;
+pub mod bundle;
 pub mod check;
 pub mod completion;
 pub mod disk;
 pub mod inspect;
+pub mod key;
 
 use std::path::PathBuf;
 
@@ -29,6 +31,7 @@ use crate::report::{self, Report};
   image-builder build                          everything, into build/image
   image-builder build --orchestrator none      without an orchestrator
   image-builder inspect build/image/keelson.raw  what is on a disk image
+  image-builder bundle --key release.key       an upgrade for machines that run already
 
 See 'image-builder help <command>' for more on a command."
 )]
@@ -45,6 +48,9 @@ pub struct Arguments {
 enum Command {
     Build(build::Arguments),
     Disk(disk::Arguments),
+    Bundle(bundle::Arguments),
+    #[command(subcommand)]
+    Key(key::Arguments),
     Check(check::Arguments),
     Inspect(inspect::Arguments),
     Completion(completion::Arguments),
@@ -57,6 +63,8 @@ impl Arguments {
         match self.command {
             Command::Build(arguments) => arguments.run(&report),
             Command::Disk(arguments) => arguments.run(&report),
+            Command::Bundle(arguments) => arguments.run(&report),
+            Command::Key(arguments) => arguments.run(&report),
             Command::Check(arguments) => arguments.run(&report),
             Command::Inspect(arguments) => arguments.run(),
             Command::Completion(arguments) => arguments.run(),

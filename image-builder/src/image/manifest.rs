@@ -4,13 +4,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::Root;
+use crate::inputs::Release;
 
 /// The version of the format.
 pub const FORMAT: u32 = 1;
+
+/// The manifest's name in the folder of the image.
+pub const FILE_NAME: &str = "image.json";
 
 /// A file that was built.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +54,9 @@ pub struct Manifest {
     pub build_time: u64,
     /// `standard` or `compact`.
     pub layout: String,
+    /// What the image says of itself; nothing if its root tree came from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Release>,
     /// What names the root.
     pub root: Root,
     /// The kernel command line in the UKI.
@@ -59,6 +66,22 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Reads the manifest of the image that was built into `folder`.
+    pub fn read(folder: &Path) -> anyhow::Result<Manifest> {
+        let path = folder.join(FILE_NAME);
+        let text = std::fs::read(&path)
+            .with_context(|| format!("cannot read {}: build the image first", path.display()))?;
+        let manifest: Manifest = serde_json::from_slice(&text)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(
+            manifest.format_version == FORMAT,
+            "{} has format {}, and only format {FORMAT} is known here",
+            path.display(),
+            manifest.format_version
+        );
+        Ok(manifest)
+    }
+
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');

@@ -8,8 +8,10 @@
 //! keelson.raw        GPT disk: ESP with boot loader and UKI, slot A, the rest empty
 //! keelson.qcow2      the same disk for QEMU
 //! image.json         what was built, from what, and the digest of every file
+//! *.bundle           the upgrade to this image, made of the files above when it is signed
 //! ```
 
+pub mod bundle;
 pub mod cpio;
 pub mod digest;
 pub mod disk;
@@ -220,11 +222,12 @@ pub fn build(
         kernel: tree.kernel_release.clone(),
         build_time: tree.build_time,
         layout: options.layout.name().to_string(),
+        release: crate::rootfs::release(&tree.root)?,
         root: root.facts,
         command_line,
         artifacts,
     };
-    manifest.write(&out.join("image.json"))?;
+    manifest.write(&out.join(manifest::FILE_NAME))?;
     Ok(manifest)
 }
 

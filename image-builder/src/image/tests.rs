@@ -8,6 +8,8 @@ use std::time::SystemTime;
 
 use tempfile::TempDir;
 
+use keelson_disk::bundle::{Bundle, SigningKey};
+
 use super::*;
 use crate::command::inspect::describe;
 
@@ -215,4 +217,90 @@ fn what_cannot_boot_is_not_built() {
         let error = format!("{:#}", bench.build().unwrap_err());
         assert!(error.contains(want), "{error}");
     }
+}
+
+const RELEASE: &str = r#"{"version": "1.2.3", "arch": "amd64", "variant": "metal",
+    "buildTime": 1767225600, "kernel": "6.12.0", "securityFloor": "1.1.0",
+    "orchestrator": {"name": "k3s", "version": "v1.36.3+k3s1", "sha256": "00"}}"#;
+
+/// A bench whose tree says what it is, and the options of its bundle.
+fn release_bench() -> (Bench, bundle::Options) {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.tree.root.join("usr/lib/keelson")).unwrap();
+    fs::write(
+        bench.tree.root.join("usr/lib/keelson/release.json"),
+        RELEASE,
+    )
+    .unwrap();
+    bench.build().unwrap();
+    let text = include_str!("../../../disk/testdata/test-only-a.key");
+    let options = bundle::Options {
+        keys: vec![SigningKey::from_pem(text).unwrap()],
+        security_floor: None,
+        level: 3,
+    };
+    (bench, options)
+}
+
+fn bundled(bench: &Bench, options: &bundle::Options) -> anyhow::Result<PathBuf> {
+    let image = Manifest::read(&bench.out())?;
+    let output = bench.dir.path().join("x.bundle");
+    bundle::build(&bench.out(), &image, options, &output, &Report::new(true))?;
+    Ok(output)
+}
+
+#[test]
+fn a_bundle_holds_what_the_image_holds_and_is_the_same_each_time() {
+    let (bench, options) = release_bench();
+    let path = bundled(&bench, &options).unwrap();
+    let keys = options.keys.iter().map(SigningKey::public).collect();
+    let (mut efi, mut root) = (Vec::new(), Vec::new());
+    let bundle = Bundle::open(fs::File::open(&path).unwrap(), &keys).unwrap();
+    let manifest = bundle.uki(&mut efi).unwrap().image(&mut root).unwrap();
+    let manifest = manifest.finish().unwrap();
+    assert!(efi == fs::read(bench.out().join("keelson.efi")).unwrap());
+    assert!(root == fs::read(bench.out().join("root.img")).unwrap());
+    assert_eq!(manifest.variant, "metal");
+    assert_eq!(manifest.security_floor.to_string(), "1.1.0");
+    assert_eq!(manifest.orchestrator.unwrap().name, "k3s");
+
+    let (other, options) = release_bench();
+    let again = bundled(&other, &options).unwrap();
+    assert!(fs::read(&path).unwrap() == fs::read(again).unwrap());
+}
+
+#[test]
+fn nothing_is_signed_that_would_not_boot() {
+    let (bench, mut options) = release_bench();
+    let refused = |options: &bundle::Options| {
+        let error = bundled(&bench, options).unwrap_err();
+        assert!(!bench.dir.path().join("x.bundle").exists());
+        format!("{error:#}")
+    };
+    options.security_floor = Some("1.2.4".parse().unwrap());
+    assert!(refused(&options).contains("above the image's own version 1.2.3"));
+    options.security_floor = None;
+
+    let root = bench.out().join("root.img");
+    let good = fs::read(&root).unwrap();
+    let mut bad = good.clone();
+    bad[5000] ^= 1;
+    fs::write(&root, bad).unwrap();
+    let text = refused(&options);
+    assert!(text.contains("data block 1 is damaged"), "{text}");
+    fs::write(&root, good).unwrap();
+
+    let other = Bench::new();
+    fs::write(other.tree.root.join("data"), vec![8; 100_000]).unwrap();
+    other.build().unwrap();
+    let efi = bench.out().join("keelson.efi");
+    fs::copy(other.out().join("keelson.efi"), efi).unwrap();
+    let text = refused(&options);
+    assert!(text.contains("it boots another root"), "{text}");
+
+    let image = Manifest::read(&other.out()).unwrap();
+    let output = other.dir.path().join("x.bundle");
+    let report = Report::new(true);
+    let error = bundle::build(&other.out(), &image, &options, &output, &report).unwrap_err();
+    assert!(error.to_string().contains("does not say what it is"));
 }

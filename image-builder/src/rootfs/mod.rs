@@ -30,7 +30,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::arch::Arch;
-use crate::inputs::{Inputs, RootTree};
+use crate::inputs::{Carried, Inputs, Release, RootTree};
 use crate::orchestrator::{self, payload};
 use crate::packages::{self, Package, lock::Lock};
 use crate::report::{Report, Step};
@@ -39,8 +39,14 @@ use sbom::Part;
 use sources::Sources;
 use tree::Tree;
 
+/// Where the keys are whose bundles are taken as upgrades.
+const KEYS: &str = "usr/share/keelson/keys";
+
 /// Our own programs, as `Inputs::programs` holds them.
 const PROGRAMS: [&str; 3] = ["init", "machined", "apid"];
+
+/// What an image says of itself.
+const RELEASE: &str = "usr/lib/keelson/release.json";
 
 /// The stamp that says from what the trees were assembled.
 const STAMP: &str = "rootfs.json";
@@ -114,6 +120,18 @@ pub fn check(source: &Path, root: &Path) -> anyhow::Result<()> {
     )
 }
 
+/// What the tree says of itself; nothing if it is not one of ours.
+pub(crate) fn release(root: &Path) -> anyhow::Result<Option<Release>> {
+    let path = root.join(RELEASE);
+    match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .with_context(|| format!("cannot read {}", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 /// What a finished tree was made from.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stamp {
@@ -180,11 +198,13 @@ impl Parts<'_> {
     /// A text that changes whenever the trees would.
     fn fingerprint(&self) -> anyhow::Result<String> {
         let mut text = format!(
-            "{:?} {:?} {} {}\n{}",
+            "{:?} {:?} {} {} {} {:?}\n{}",
             self.arch,
             self.inputs.variant,
             self.inputs.version,
+            self.inputs.security_floor,
             self.inputs.build_time,
+            self.inputs.trust,
             self.recipes.digest
         );
         for package in &self.sources.packages {
@@ -248,11 +268,11 @@ impl Parts<'_> {
         step.detail("papers");
         let os_release = self.os_release()?;
         root.write("usr/lib/os-release", os_release.as_bytes(), 0o644)?;
-        root.write(
-            "usr/lib/keelson/release.json",
-            self.release()?.as_bytes(),
-            0o644,
-        )?;
+        root.write(RELEASE, self.release()?.as_bytes(), 0o644)?;
+        for key in &self.inputs.trust {
+            let path = format!("{KEYS}/{}.pub", key.id());
+            root.write(&path, key.to_pem().as_bytes(), 0o644)?;
+        }
         let papers = self.papers(&root, &used, out)?;
         step.detail("allow-list");
         check(&self.inputs.source, &root.path(""))?;
@@ -349,27 +369,25 @@ impl Parts<'_> {
         let text =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(text
-            .replace("{version}", &self.inputs.version)
+            .replace("{version}", &self.inputs.version.to_string())
             .replace("{variant}", self.inputs.variant.name())
             .replace("{build}", &self.inputs.build_time.to_string()))
     }
 
     fn release(&self) -> anyhow::Result<String> {
-        let orchestrator = self.orchestrator.map(|source| {
-            serde_json::json!({
-                "name": source.installed.name,
-                "version": source.installed.version,
-                "sha256": source.installed.sha256,
-            })
-        });
-        let release = serde_json::json!({
-            "version": self.inputs.version,
-            "arch": self.arch.name(),
-            "variant": self.inputs.variant.name(),
-            "buildTime": self.inputs.build_time,
-            "kernel": self.sources.kernel_release,
-            "orchestrator": orchestrator,
-        });
+        let release = Release {
+            version: self.inputs.version.clone(),
+            arch: self.arch.name().to_string(),
+            variant: self.inputs.variant,
+            build_time: self.inputs.build_time,
+            kernel: self.sources.kernel_release.clone(),
+            orchestrator: self.orchestrator.map(|source| Carried {
+                name: source.installed.name.clone(),
+                version: source.installed.version.clone(),
+                sha256: source.installed.sha256.clone(),
+            }),
+            security_floor: self.inputs.security_floor.clone(),
+        };
         Ok(serde_json::to_string_pretty(&release)? + "\n")
     }
 
@@ -397,9 +415,10 @@ impl Parts<'_> {
             version: version.to_string(),
             sha256,
         };
+        let version = self.inputs.version.to_string();
         let mut programs = Vec::new();
         for name in PROGRAMS {
-            programs.push(part(name, &self.inputs.version, self.program_digest(name)?));
+            programs.push(part(name, &version, self.program_digest(name)?));
         }
         let orchestrator = self.orchestrator.map(|source| {
             let installed = &source.installed;
@@ -410,7 +429,7 @@ impl Parts<'_> {
             )
         });
         let bill = sbom::text(&sbom::Bill {
-            version: &self.inputs.version,
+            version: &version,
             build_time: self.inputs.build_time,
             arch: self.arch,
             release,
@@ -449,7 +468,7 @@ impl Parts<'_> {
             mkfs_erofs: self.sources.mkfs_erofs.clone(),
             os_release,
             kernel_options: self.recipes.kernel.options(self.arch),
-            version: self.inputs.version.clone(),
+            version: self.inputs.version.to_string(),
             build_time: self.inputs.build_time,
             papers,
         })
