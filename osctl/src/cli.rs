@@ -3,10 +3,10 @@
 use crate::{
     app::{App, Global},
     commands::{
-        apply_config::ApplyConfig, completion::Completion, config::Config, dmesg::Dmesg,
-        events::Events, exit_codes::ExitCodes, generate::Generate, get::Get, health::Health,
-        internal_docs::InternalDocs, kubeconfig::Kubeconfig, logs::Logs, reboot::Reboot,
-        service::Service, shutdown::Shutdown, validate::Validate, version::Version,
+        apply_config::ApplyConfig, bundle::Bundle, completion::Completion, config::Config,
+        dmesg::Dmesg, events::Events, exit_codes::ExitCodes, generate::Generate, get::Get,
+        health::Health, internal_docs::InternalDocs, kubeconfig::Kubeconfig, logs::Logs,
+        reboot::Reboot, service::Service, shutdown::Shutdown, validate::Validate, version::Version,
     },
     error::{EXIT_CODES, Result},
 };
@@ -53,6 +53,8 @@ enum Command {
     Kubeconfig(Kubeconfig),
     Reboot(Reboot),
     Shutdown(Shutdown),
+    #[command(subcommand)]
+    Bundle(Bundle),
     Completion(Completion),
     #[command(hide = true)]
     ExitCodes(ExitCodes),
@@ -79,6 +81,7 @@ impl Cli {
             Command::Kubeconfig(command) => command.run(&app).await,
             Command::Reboot(command) => command.run(&app).await,
             Command::Shutdown(command) => command.run(&app).await,
+            Command::Bundle(command) => command.run(),
             Command::Completion(command) => command.run(),
             Command::ExitCodes(command) => command.run(),
             Command::InternalDocs(command) => command.run(),

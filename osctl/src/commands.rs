@@ -1,6 +1,7 @@
 //! The commands, one file each. The doc comment of a command's struct is its help.
 
 pub(crate) mod apply_config;
+pub(crate) mod bundle;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod dmesg;

@@ -43,7 +43,7 @@ pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  it worked
   1  it failed on the node, on this machine or on the way
-  2  bad input: the command line, or a config that is not valid; nothing was changed
+  2  bad input: the command line, or a config or bundle that is not valid; nothing was changed
   3  the node cannot be reached, or it is not the node that it should be
   4  the node refused: no certificate, a wrong one, or a role that may not do this
   5  it was not done in time";

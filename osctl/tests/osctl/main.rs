@@ -1,6 +1,7 @@
 //! osctl from the outside: the program itself, alone and against a node on
 //! loopback that answers from a script.
 
+mod bundle;
 mod calls;
 mod desk;
 mod first_config;
