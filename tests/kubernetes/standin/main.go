@@ -26,6 +26,8 @@ const (
 
 	usage = `Usage:
   kubernetes-standin server               run the control plane and a node
+  kubernetes-standin server --cluster-reset --cluster-reset-restore-path=FILE
+                                          put a snapshot in the datastore's place
   kubernetes-standin agent                run a node that joins a server
   kubernetes-standin etcd-snapshot save [--name NAME]
   kubernetes-standin etcd-snapshot ls
@@ -66,12 +68,17 @@ func main() {
 // run is the life of `server` and `agent`: start everything, then wait until
 // the first SIGTERM or until any one part has ended.
 func run(role string, args []string) error {
-	if len(args) > 0 {
+	snapshot, resets := restoreArgs(args)
+	resets = resets && role == "server"
+	if len(args) > 0 && !resets {
 		return fmt.Errorf("%s takes no arguments: settings belong into %s", role, configPath())
 	}
 	config, err := loadConfig(role)
 	if err != nil {
 		return err
+	}
+	if resets {
+		return restore(config, snapshot)
 	}
 	notify := takeNotifySocket()
 	if err := prepareProcess(); err != nil {

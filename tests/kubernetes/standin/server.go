@@ -62,6 +62,10 @@ func startServer(ctx context.Context, config *Config, parts *parts, notify notif
 	if err := startDatastore(config, certs, parts); err != nil {
 		return err
 	}
+	// The restored datastore is in use: another restore is another decision.
+	if err := os.Remove(resetFlag(config)); err != nil && !os.IsNotExist(err) {
+		return err
+	}
 	flags, err := apiserverFlags(config, certs)
 	if err != nil {
 		return err
