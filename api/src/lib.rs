@@ -23,7 +23,15 @@ pub mod internal {
     include!("gen/keelson.internal.v1.rs");
 }
 
-/// All descriptors, encoded as a `google.protobuf.FileDescriptorSet`: for gRPC
+/// What machined asks of the orchestrator's container runtime: a part of Kubernetes'
+/// Container Runtime Interface, package `runtime.v1`.
+#[cfg(feature = "grpc")]
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+pub mod cri {
+    include!("gen/runtime.v1.rs");
+}
+
+/// All descriptors of our own, encoded as a `google.protobuf.FileDescriptorSet`: for gRPC
 /// reflection, for the role table's test and for the API reference.
 pub const DESCRIPTORS: &[u8] = include_bytes!("gen/keelson.bin");
 

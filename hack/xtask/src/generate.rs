@@ -14,6 +14,10 @@ const PROTOS: [&str; 4] = [
     "keelson/internal/v1/apid.proto",
 ];
 
+/// The contracts of others that our programs speak: in neither our API's descriptors
+/// nor its reference.
+const FOREIGN: [&str; 1] = ["runtime/v1/runtime.proto"];
+
 /// Writes the generated files, or with `check` only compares them.
 pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let wanted = generate(root)?;
@@ -46,14 +50,17 @@ const REFERENCE: &str = "docs/reference";
 fn generate(root: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let protos = root.join("api/proto");
     let set = protox::compile(PROTOS, [&protos]).context("compiling the .proto files")?;
+    let foreign = protox::compile(FOREIGN, [&protos]).context("compiling the .proto files")?;
     let out = tempfile::tempdir()?;
-    tonic_prost_build::configure()
-        .btree_map(".")
-        .client_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
-        .server_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
-        .out_dir(out.path())
-        .compile_fds(set.clone())
-        .context("generating Rust from the .proto files")?;
+    for set in [set.clone(), foreign] {
+        tonic_prost_build::configure()
+            .btree_map(".")
+            .client_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
+            .server_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
+            .out_dir(out.path())
+            .compile_fds(set)
+            .context("generating Rust from the .proto files")?;
+    }
     let mut files = BTreeMap::from([
         (format!("{GEN}/keelson.bin"), set.encode_to_vec()),
         (
@@ -72,7 +79,7 @@ fn generate(root: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     for entry in fs::read_dir(out.path())? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("keelson.") {
+        if name.starts_with("keelson.") || name.starts_with("runtime.") {
             files.insert(format!("{GEN}/{name}"), fs::read(entry.path())?);
         }
     }
