@@ -24,11 +24,12 @@ mod tests;
 mod uevent;
 mod views;
 
-pub(crate) use handle::{Apply, Error, Handle, Power};
+pub(crate) use handle::{Apply, End, Error, Handle, Power};
 pub(crate) use pass::{Outcome, Wanted};
 
 use crate::{
     acquire::Platform,
+    cluster,
     console::Console,
     events::Events,
     facts::Facts,
@@ -38,12 +39,12 @@ use crate::{
     noun::{Noun as _, Reconcile},
     nouns::volume::{Availability, Volume, Which},
     orchestrator::{self, Orchestrator, payload::Payload},
-    power,
+    power::{self, Plan},
     resource::{Change, Store},
     service,
     store::{Configs, Stored},
 };
-use handle::{Command, Shared};
+use handle::{Command, Reply, Shared};
 use keelson_api::{
     init::{self as proto, power::Action},
     v1,
@@ -52,11 +53,15 @@ use keelson_config::Machine;
 use pass::{Passes, Question};
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 use tokio::{
-    sync::{Notify, broadcast, mpsc, watch},
+    sync::{Notify, broadcast, mpsc, oneshot, watch},
+    task::AbortHandle,
     time::{interval, sleep},
 };
 
@@ -229,8 +234,8 @@ struct Engine {
     certificate_problem: Option<String>,
     /// When machined was started.
     started: Instant,
-    /// The machine goes down.
-    ending: bool,
+    /// The machine goes down; it may still be called off.
+    ending: Arc<AtomicBool>,
 }
 
 /// The tasks beside the owner.
@@ -239,6 +244,8 @@ struct Running {
     outcome: watch::Receiver<Outcome>,
     orchestrator: Orchestrator,
     volumes: watch::Receiver<crate::nouns::volume::Volumes>,
+    /// What puts the node back into service.
+    returning: AbortHandle,
 }
 
 impl Engine {
@@ -276,7 +283,7 @@ impl Engine {
             greeting: String::new(),
             certificate_problem: None,
             started: Instant::now(),
-            ending: false,
+            ending: Arc::default(),
             facts,
         };
         let shared = Shared {
@@ -384,7 +391,9 @@ impl Engine {
             orchestrator: orchestrator.clone(),
         };
         tokio::spawn(health::keep(sources, self.health.clone()));
+        let returning = cluster::keep_in_service(orchestrator.clone(), self.events.clone());
         Running {
+            returning: tokio::spawn(returning).abort_handle(),
             questions,
             outcome,
             orchestrator,
@@ -417,7 +426,9 @@ impl Engine {
                 Ok(()) = running.volumes.changed() => self.state_again(&mut running.volumes),
                 Ok(event) = init.recv() => if let InitEvent::PowerKey(action) = event {
                     let action = if action == Action::PowerOff { Power::Off } else { Power::Reboot };
-                    self.power(action, false, "a person at the machine", &running);
+                    let (reply, _) = oneshot::channel();
+                    let ending = End { action, ..End::default() };
+                    self.power(ending, "a person at the machine", reply, &running);
                 },
                 _ = timer.tick() => self.certify(),
             }
@@ -431,15 +442,7 @@ impl Engine {
                 drop(reply.send(self.apply(apply, Some(running)).await))
             }
             Command::Restart(name, reply) => drop(reply.send(self.restart(&name, running).await)),
-            Command::Power {
-                action,
-                force,
-                source,
-                reply,
-            } => {
-                self.power(action, force, &source, running);
-                drop(reply.send(Ok(())));
-            }
+            Command::Power { end, source, reply } => self.power(end, &source, reply, running),
         }
     }
 
@@ -478,25 +481,48 @@ impl Engine {
         Ok(())
     }
 
-    fn power(&mut self, action: Power, force: bool, source: &str, running: &Running) {
-        if self.ending && !force {
+    fn power(&mut self, end: End, source: &str, reply: Reply<()>, running: &Running) {
+        // In haste is another end than in order: the second word counts.
+        if self.ending.swap(true, Ordering::Relaxed) && !end.force {
+            // An error only says that the asker does not wait any more.
+            drop(reply.send(Ok(())));
             return;
         }
-        self.ending = true;
-        let (action, word) = match action {
+        let (action, word) = match end.action {
             Power::Reboot => (Action::Reboot, "reboot"),
             Power::Off => (Action::PowerOff, "power off"),
         };
-        let reason = format!("{word}, asked for by {source}");
-        self.events.say("power", reason.as_str());
-        tokio::spawn(power::down(
-            self.init.clone(),
-            running.orchestrator.clone(),
-            self.events.clone(),
+        let plan = Plan {
             action,
-            force,
-            reason,
-        ));
+            force: end.force,
+            reason: format!("{word}, asked for by {source}"),
+            snapshot_for: end.snapshot_for,
+        };
+        self.events.say("power", plan.reason.as_str());
+        let returning = running.returning.clone();
+        let ground = power::Ground {
+            init: self.init.clone(),
+            orchestrator: running.orchestrator.clone(),
+            events: self.events.clone(),
+            resources: self.resources.clone(),
+        };
+        let ending = self.ending.clone();
+        let (begun, answer) = oneshot::channel();
+        tokio::spawn(power::down(ground, plan, begun));
+        tokio::spawn(async move {
+            let outcome = match answer.await {
+                Ok(outcome) => {
+                    outcome.map_err(|error| Error::FailedPrecondition(error.to_string()))
+                }
+                Err(_) => Err(Error::Internal("the end of the run ended itself".into())),
+            };
+            match &outcome {
+                // Before the node is cordoned.
+                Ok(()) => returning.abort(),
+                Err(_) => ending.store(false, Ordering::Relaxed),
+            }
+            drop(reply.send(outcome));
+        });
     }
 
     /// STATE was not there, and now it may be.

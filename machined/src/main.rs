@@ -4,7 +4,9 @@
 
 mod acquire;
 mod api;
+mod cluster;
 mod console;
+mod cri;
 mod dhcp;
 mod engine;
 mod events;

@@ -3,15 +3,19 @@
 //! `state.rs`'s decision. It does not know which orchestrator it is.
 
 pub(crate) mod needs;
+pub(crate) mod oneshot;
 pub(crate) mod payload;
 mod prepare;
 pub(crate) mod probe;
 mod render;
+pub(crate) mod restore;
+pub(crate) mod snapshot;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 
 use crate::{
+    cluster::access,
     engine::{Outcome, Wanted},
     events::Events,
     initclient::{Init, InitEvent},
@@ -70,6 +74,17 @@ pub(crate) struct Status {
     pub overdue: bool,
     /// What it answered last; `None` while it does not run, or was not asked yet.
     pub probes: Option<Probes>,
+    /// What this node is in its cluster; `None` where it is in none.
+    pub member: Option<Member>,
+}
+
+/// What a node is in its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// The node's name.
+    pub name: String,
+    /// Whether it serves or only works.
+    pub role: access::Role,
 }
 
 impl Default for Status {
@@ -82,6 +97,7 @@ impl Default for Status {
             message: String::new(),
             overdue: false,
             probes: None,
+            member: None,
         }
     }
 }
@@ -462,18 +478,21 @@ impl Keeper {
         };
         let start = render::start(&self.payload, rendered.mode);
         let digest = rendered.digest();
-        let payload = self.payload.clone();
+        let (payload, serves) = (self.payload.clone(), rendered.mode == "server");
         let prepared = tokio::task::spawn_blocking(move || {
             prepare::prepare(&payload, &rendered)?;
             prepare::write(Path::new(STARTED_WITH), digest.as_bytes())
         });
         let outcome = match prepared.await {
-            Ok(Ok(())) => self
-                .parts
-                .init
-                .start(start)
-                .await
-                .map_err(|error| error.to_string()),
+            Ok(Ok(())) => match self.restore(serves).await {
+                Ok(()) => self
+                    .parts
+                    .init
+                    .start(start)
+                    .await
+                    .map_err(|error| error.to_string()),
+                Err(why) => Err(why),
+            },
             Ok(Err(error)) => Err(format!("{error:#}")),
             Err(error) => Err(error.to_string()),
         };
@@ -492,6 +511,29 @@ impl Keeper {
             }
             Err(why) => Input::Failed(why),
         })
+    }
+
+    /// Puts a snapshot of the datastore back, if that is wished. What came of half of it
+    /// must never be opened, so nothing is started as long as it did not work.
+    async fn restore(&self, serves: bool) -> Result<(), String> {
+        if !serves {
+            return Ok(());
+        }
+        match restore::fulfil(&self.parts.init, &self.payload).await {
+            Ok(None) => Ok(()),
+            Ok(Some(snapshot)) => {
+                let text = format!(
+                    "the datastore is again as it was before {}: {}",
+                    snapshot.before,
+                    snapshot.place.display()
+                );
+                self.parts.events.say(&self.subject, text);
+                Ok(())
+            }
+            Err(error) => Err(format!(
+                "the datastore's snapshot was not put back: {error}"
+            )),
+        }
     }
 
     async fn stop(&mut self) {
@@ -561,6 +603,7 @@ impl Keeper {
             message,
             overdue,
             probes: self.probes.clone(),
+            member: self.member(),
         };
         self.parts
             .resources
@@ -575,6 +618,16 @@ impl Keeper {
             *old = status;
             changed
         });
+    }
+
+    /// What the node is under the config that is rendered.
+    fn member(&self) -> Option<Member> {
+        let role = match self.rendered.as_ref()?.mode {
+            "server" => access::Role::Server,
+            _ => access::Role::Agent,
+        };
+        let name = self.node_name.clone()?;
+        Some(Member { name, role })
     }
 
     fn resource(&self, status: &Status) -> Resource {

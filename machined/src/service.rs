@@ -3,7 +3,7 @@
 
 use crate::{
     initclient::Init,
-    orchestrator::{self, Orchestrator, Status},
+    orchestrator::{self, Orchestrator, Status, oneshot},
     resource::{Phase, Resource, Store},
 };
 use keelson_api::{
@@ -61,6 +61,7 @@ fn table(
 ) -> Vec<v1::Service> {
     let mut table: BTreeMap<String, v1::Service> = processes
         .iter()
+        .filter(|p| !oneshot::is_one(&p.name))
         .map(|p| (p.name.clone(), service(p)))
         .collect();
     if let Some(name) = orchestrator {
@@ -133,6 +134,7 @@ mod tests {
             process("machined", 2, true),
             process("apid", 3, false),
             process("k3s", 9, true),
+            process("once-snapshot", 0, false),
         ];
         let status = Status {
             service: State::Stopping,

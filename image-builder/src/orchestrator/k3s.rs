@@ -89,6 +89,7 @@ fn describe(version: &str, sha256: &str) -> Description {
         data_dir: DATA_DIR.to_string(),
         config: "/etc/rancher/k3s/config.yaml".to_string(),
         kubeconfig: "/etc/rancher/k3s/k3s.yaml".to_string(),
+        container_runtime: None,
         binds: vec![Bind {
             to: format!("{DATA_DIR}/{data}"),
             from: data,

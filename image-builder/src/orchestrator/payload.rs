@@ -76,6 +76,9 @@ pub struct Description {
     pub config: String,
     /// Where it writes the administrator's kubeconfig.
     pub kubeconfig: String,
+    /// Where its container runtime listens, if not where K3s has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_runtime: Option<String>,
     /// Folders of the payload that are to be seen elsewhere, read-only.
     #[serde(default)]
     pub binds: Vec<Bind>,
@@ -153,11 +156,16 @@ fn misfit(folder: &Path, description: &Description) -> Option<(String, String)> 
             return wrong(key, format!("must be below /var: {path}"));
         }
     }
-    for (key, path) in [
+    let socket = description.container_runtime.iter();
+    let own = [
         ("dataDir", &description.data_dir),
         ("config", &description.config),
         ("kubeconfig", &description.kubeconfig),
-    ] {
+    ];
+    for (key, path) in own
+        .into_iter()
+        .chain(socket.map(|path| ("containerRuntime", path)))
+    {
         if !path.strip_prefix('/').is_some_and(is_inside) {
             return wrong(key, format!("must be an absolute path: {path}"));
         }

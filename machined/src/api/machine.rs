@@ -1,7 +1,7 @@
 //! `MachineService`: each method is a question to the engine.
 
 use super::caller;
-use crate::engine::{Apply, Error, Handle, Power};
+use crate::engine::{Apply, End, Error, Handle, Power};
 use futures_util::{Stream, StreamExt as _, stream};
 use keelson_api::v1::{self, health_check::State, machine_service_server::MachineService};
 use std::{io, pin::Pin, sync::Arc};
@@ -169,9 +169,12 @@ impl MachineService for Machine {
         request: Request<v1::RebootRequest>,
     ) -> Result<Response<v1::RebootResponse>, Status> {
         let source = caller::source(&request);
-        self.0
-            .power(Power::Reboot, request.get_ref().force, source)
-            .await?;
+        let end = End {
+            action: Power::Reboot,
+            force: request.get_ref().force,
+            snapshot_for: None,
+        };
+        self.0.power(end, source).await?;
         Ok(Response::new(v1::RebootResponse {}))
     }
 
@@ -180,9 +183,12 @@ impl MachineService for Machine {
         request: Request<v1::ShutdownRequest>,
     ) -> Result<Response<v1::ShutdownResponse>, Status> {
         let source = caller::source(&request);
-        self.0
-            .power(Power::Off, request.get_ref().force, source)
-            .await?;
+        let end = End {
+            action: Power::Off,
+            force: request.get_ref().force,
+            snapshot_for: None,
+        };
+        self.0.power(end, source).await?;
         Ok(Response::new(v1::ShutdownResponse {}))
     }
 

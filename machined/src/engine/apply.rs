@@ -10,7 +10,7 @@ use crate::{acquire::Found, store::Stored};
 use keelson_api::v1;
 use keelson_config::Machine;
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 use tokio::{
@@ -28,7 +28,7 @@ impl Engine {
         apply: Apply,
         running: Option<&Running>,
     ) -> Result<Applied, Error> {
-        if self.ending {
+        if self.ending.load(Ordering::Relaxed) {
             return Err(Error::FailedPrecondition(
                 "the machine is going down".into(),
             ));

@@ -89,9 +89,22 @@ pub(crate) struct Applied {
 }
 
 /// How to end the machine's run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct End {
+    /// What comes after it.
+    pub action: Power,
+    /// Do not wait for pods.
+    pub force: bool,
+    /// The version of the system that comes next, if the datastore is to be kept as it is
+    /// for the case that this one comes back.
+    pub snapshot_for: Option<String>,
+}
+
+/// What comes after the end of the machine's run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Power {
     /// Start it again.
+    #[default]
     Reboot,
     /// Switch it off.
     Off,
@@ -105,8 +118,7 @@ pub(super) enum Command {
     Restart(String, Reply<()>),
     /// End the machine's run.
     Power {
-        action: Power,
-        force: bool,
+        end: End,
         source: String,
         reply: Reply<()>,
     },
@@ -127,20 +139,11 @@ impl Handle {
         self.ask(|reply| Command::Restart(name, reply)).await
     }
 
-    /// Begins the end of the machine's run. `source` is who asks.
-    pub(crate) async fn power(
-        &self,
-        action: Power,
-        force: bool,
-        source: String,
-    ) -> Result<(), Error> {
-        self.ask(|reply| Command::Power {
-            action,
-            force,
-            source,
-            reply,
-        })
-        .await
+    /// Begins the end of the machine's run. `source` is who asks. An error says that it
+    /// was called off before anything was stopped: the datastore could not be kept.
+    pub(crate) async fn power(&self, end: End, source: String) -> Result<(), Error> {
+        self.ask(|reply| Command::Power { end, source, reply })
+            .await
     }
 
     /// What the machine and its image are.

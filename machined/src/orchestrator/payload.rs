@@ -35,12 +35,20 @@ pub(crate) struct Payload {
     pub config: PathBuf,
     /// The kubeconfig that it writes.
     pub kubeconfig: PathBuf,
+    /// Where its container runtime listens.
+    #[serde(default = "container_runtime")]
+    pub container_runtime: PathBuf,
     /// What of the image must show up elsewhere.
     #[serde(default)]
     pub binds: Vec<Bind>,
     /// The directories that must be there before it starts.
     #[serde(default)]
     pub directories: Vec<PathBuf>,
+}
+
+/// Where K3s and what stands in for it have their containerd.
+fn container_runtime() -> PathBuf {
+    "/run/k3s/containerd/containerd.sock".into()
 }
 
 /// A directory of the image that shows up elsewhere, read-only.
@@ -131,7 +139,13 @@ fn parse(directory: &Path, text: &[u8]) -> Result<Payload, String> {
         .iter()
         .map(|bind| &bind.to)
         .chain(&payload.directories);
-    for path in outside.chain([&payload.data_dir, &payload.config, &payload.kubeconfig]) {
+    let own = [
+        &payload.data_dir,
+        &payload.config,
+        &payload.kubeconfig,
+        &payload.container_runtime,
+    ];
+    for path in outside.chain(own) {
         if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
             return Err(format!("{} is not an absolute path", path.display()));
         }
@@ -170,6 +184,10 @@ pub(super) mod tests {
         assert_eq!(
             payload.binds[0].to,
             Path::new("/var/lib/rancher/k3s/data/abc")
+        );
+        assert_eq!(
+            payload.container_runtime,
+            Path::new("/run/k3s/containerd/containerd.sock")
         );
     }
 
@@ -210,6 +228,12 @@ pub(super) mod tests {
                 "a relative data directory",
                 "/var/lib/rancher/k3s\",",
                 "k3s\",",
+                "not an absolute path",
+            ),
+            (
+                "a relative socket",
+                r#""binds""#,
+                r#""containerRuntime":"x.sock","binds""#,
                 "not an absolute path",
             ),
             (

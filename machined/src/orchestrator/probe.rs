@@ -1,28 +1,25 @@
 //! Asks the running orchestrator how it is, over loopback: its supervisor's `/ping`,
 //! the API server's `/readyz`, the kubelet's `/healthz`. It only looks.
 
+use crate::cluster::{
+    access::{self, Role},
+    http::exchange,
+};
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
-use std::{net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+use http_body_util::Full;
+use std::{net::Ipv4Addr, path::Path, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How much of an answer is read.
+/// How much of the kubelet's answer is read.
 const LARGEST: usize = 64 * 1024;
-
-/// The port of the supervisor and the API server.
-const API: u16 = 6443;
 
 /// The port of the kubelet's health.
 const KUBELET: u16 = 10248;
@@ -44,16 +41,15 @@ pub(crate) struct Probes {
 /// Asks all there is to ask.
 pub(crate) async fn probe(data_dir: &Path, server: bool) -> Probes {
     let words = |result: Result<()>| result.map_err(|error| format!("{error:#}"));
-    let tls = data_dir.join("server/tls");
     let ping = async {
         match server {
-            true => Some(words(ping(&tls).await)),
+            true => Some(words(ping(data_dir).await)),
             false => None,
         }
     };
     let ready = async {
         match server {
-            true => Some(words(ready(&tls).await)),
+            true => Some(words(ready(data_dir).await)),
             false => None,
         }
     };
@@ -65,8 +61,8 @@ pub(crate) async fn probe(data_dir: &Path, server: bool) -> Probes {
     }
 }
 
-async fn ping(tls: &Path) -> Result<()> {
-    let answer = https(tls, "/ping", false).await?;
+async fn ping(data_dir: &Path) -> Result<()> {
+    let answer = access::anonymous(data_dir)?.text("/ping").await?;
     if answer.as_ref().trim_ascii() != b"pong" {
         bail!(
             "/ping was answered with {:?}",
@@ -76,8 +72,10 @@ async fn ping(tls: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn ready(tls: &Path) -> Result<()> {
-    https(tls, "/readyz", true).await.map(drop)
+async fn ready(data_dir: &Path) -> Result<()> {
+    let client = access::client(data_dir, Role::Server)?;
+    client.text("/readyz").await?;
+    Ok(())
 }
 
 async fn kubelet() -> Result<()> {
@@ -91,53 +89,10 @@ async fn kubelet() -> Result<()> {
         .map(drop)
 }
 
-async fn https(tls: &Path, path: &str, authenticate: bool) -> Result<Bytes> {
-    let config = Arc::new(client(tls, authenticate)?);
-    let exchange = async {
-        let stream = connect(API).await?;
-        let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
-        let stream = TlsConnector::from(config)
-            .connect(name, stream)
-            .await
-            .context("the TLS handshake")?;
-        get(stream, path).await
-    };
-    timeout(PATIENCE, exchange)
-        .await
-        .with_context(|| format!("{path} is not answered"))?
-}
-
 async fn connect(port: u16) -> Result<TcpStream> {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port))
         .await
         .with_context(|| format!("connecting to port {port}"))
-}
-
-/// Trusts the cluster's own CA alone, and shows its administrator's certificate.
-fn client(tls: &Path, authenticate: bool) -> Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&tls.join("server-ca.crt"))? {
-        roots.add(certificate)?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    if !authenticate {
-        return Ok(builder.with_no_client_auth());
-    }
-    let key = tls.join("client-admin.key");
-    let key =
-        PrivateKeyDer::from_pem_file(&key).with_context(|| format!("reading {}", key.display()))?;
-    Ok(builder.with_client_auth_cert(certificates(&tls.join("client-admin.crt"))?, key)?)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let reading = || format!("reading {}", path.display());
-    CertificateDer::pem_file_iter(path)
-        .with_context(reading)?
-        .collect::<Result<_, _>>()
-        .with_context(reading)
 }
 
 /// One GET; anything but 200 is an error.
@@ -145,33 +100,15 @@ async fn get<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     stream: S,
     path: &str,
 ) -> Result<Bytes> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = http::Request::get(path)
         .header(http::header::HOST, "127.0.0.1")
         .header(http::header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), LARGEST).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
-        if status != http::StatusCode::OK {
-            bail!("{path} was answered with {status}");
-        }
-        Ok(body)
-    };
-    tokio::pin!(connection, exchange);
-    let mut open = true;
-    loop {
-        tokio::select! {
-            answer = &mut exchange => return answer,
-            ended = &mut connection, if open => {
-                ended?;
-                open = false;
-            }
-        }
+        .body(Full::default())?;
+    let response = exchange(stream, request, LARGEST).await?;
+    if response.status() != http::StatusCode::OK {
+        bail!("{path} was answered with {}", response.status());
     }
+    Ok(response.into_body())
 }
 
 #[cfg(test)]

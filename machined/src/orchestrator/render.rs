@@ -123,6 +123,22 @@ fn yaml(keys: &BTreeMap<String, Value>) -> String {
 
 /// What init is asked to start.
 pub(crate) fn start(payload: &Payload, mode: &str) -> proto::Start {
+    proto::Start {
+        cgroup: "orchestrator/main".into(),
+        limits: Some(proto::Limits {
+            open_files: 1_048_576,
+            processes: u64::MAX,
+            core_bytes: u64::MAX,
+            oom_score_adj: -999,
+        }),
+        log_file: super::LOG_FILE.into(),
+        notify: true,
+        ..once(payload, &payload.name, &[mode])
+    }
+}
+
+/// What init is asked for when the program is to do one thing and end.
+pub(crate) fn once(payload: &Payload, name: &str, args: &[&str]) -> proto::Start {
     let own = payload
         .path
         .iter()
@@ -134,22 +150,14 @@ pub(crate) fn start(payload: &Payload, mode: &str) -> proto::Start {
     env.insert("PATH".into(), path.join(":"));
     // With it the orchestrator believes that systemd runs the cgroups.
     env.remove("INVOCATION_ID");
+    let mut argv = vec![payload.exec.to_string_lossy().into_owned()];
+    argv.extend(args.iter().map(|&arg| arg.to_owned()));
     proto::Start {
-        name: payload.name.clone(),
-        argv: vec![payload.exec.to_string_lossy().into_owned(), mode.to_owned()],
+        name: name.to_owned(),
+        argv,
         env,
-        cgroup: "orchestrator/main".into(),
-        limits: Some(proto::Limits {
-            open_files: 1_048_576,
-            processes: u64::MAX,
-            core_bytes: u64::MAX,
-            oom_score_adj: -999,
-        }),
-        user: None,
-        sandbox: None,
-        log_file: super::LOG_FILE.into(),
-        notify: true,
-        directory: String::new(),
+        cgroup: format!("orchestrator/{name}"),
+        ..Default::default()
     }
 }
 

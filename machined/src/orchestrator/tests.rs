@@ -9,10 +9,10 @@ use std::os::unix::net::UnixDatagram as StdDatagram;
 use tokio::{net::UnixDatagram, time::timeout};
 
 /// What init would see, and what it says.
-struct FakeInit(UnixDatagram);
+pub(super) struct FakeInit(UnixDatagram);
 
 impl FakeInit {
-    fn new() -> (Self, Init) {
+    pub(super) fn new() -> (Self, Init) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
@@ -20,7 +20,7 @@ impl FakeInit {
         (FakeInit(ours), Init::new(Some(theirs)).unwrap())
     }
 
-    async fn request(&self) -> Option<proto::Request> {
+    pub(super) async fn request(&self) -> Option<proto::Request> {
         let mut buffer = vec![0; keelson_api::INIT_DATAGRAM];
         let length = timeout(Duration::from_secs(1), self.0.recv(&mut buffer))
             .await
@@ -29,7 +29,7 @@ impl FakeInit {
         Some(proto::Request::decode(&buffer[..length]).unwrap())
     }
 
-    async fn respond(&self, id: u64, body: Option<proto::response::Body>) {
+    pub(super) async fn respond(&self, id: u64, body: Option<proto::response::Body>) {
         let response = proto::Response {
             id,
             error: String::new(),
@@ -38,7 +38,7 @@ impl FakeInit {
         self.send(proto::message::Body::Response(response)).await;
     }
 
-    async fn send(&self, body: proto::message::Body) {
+    pub(super) async fn send(&self, body: proto::message::Body) {
         let message = proto::Message { body: Some(body) };
         self.0.send(&message.encode_to_vec()).await.unwrap();
     }
