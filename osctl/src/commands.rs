@@ -5,6 +5,7 @@ pub(crate) mod bundle;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod dmesg;
+mod ending;
 pub(crate) mod events;
 pub(crate) mod exit_codes;
 pub(crate) mod generate;

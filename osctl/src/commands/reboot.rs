@@ -1,5 +1,6 @@
 //! `osctl reboot`.
 
+use super::ending;
 use crate::{
     age,
     app::{App, Maintenance},
@@ -18,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Reboot a node, in order
 #[derive(Debug, Args)]
 pub(crate) struct Reboot {
-    /// Do not wait for pods to stop
+    /// Do not evict pods and do not wait for them to stop
     #[arg(long)]
     force: bool,
 
@@ -38,10 +39,11 @@ impl Reboot {
             let session = Session::open(&target).await?;
             let mut machine = session.machine();
             let request = RebootRequest { force: self.force };
-            session.call("reboot", machine.reboot(request)).await?;
-            output::note(format!("{} reboots", target.endpoint));
+            let begin = Instant::now();
+            let taken = format!("{} reboots", target.endpoint);
+            let call = session.call("reboot", machine.reboot(request));
+            ending::begin(&session, &taken, call).await?;
             if self.wait {
-                let begin = Instant::now();
                 wait(&session, &target, self.timeout).await?;
                 output::note(format!(
                     "{} is back after {}",

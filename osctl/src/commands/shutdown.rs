@@ -1,10 +1,10 @@
 //! `osctl shutdown`.
 
+use super::ending;
 use crate::{
     app::{App, Maintenance},
     client::Session,
     error::Result,
-    output,
 };
 use clap::Args;
 use keelson_api::v1::ShutdownRequest;
@@ -12,7 +12,7 @@ use keelson_api::v1::ShutdownRequest;
 /// Power a node off, in order
 #[derive(Debug, Args)]
 pub(crate) struct Shutdown {
-    /// Do not wait for pods to stop
+    /// Do not evict pods and do not wait for them to stop
     #[arg(long)]
     force: bool,
 }
@@ -24,8 +24,9 @@ impl Shutdown {
             let session = Session::open(&target).await?;
             let mut machine = session.machine();
             let request = ShutdownRequest { force: self.force };
-            session.call("shut down", machine.shutdown(request)).await?;
-            output::note(format!("{} shuts down", target.endpoint));
+            let taken = format!("{} shuts down", target.endpoint);
+            let call = session.call("shut down", machine.shutdown(request));
+            ending::begin(&session, &taken, call).await?;
         }
         Ok(())
     }

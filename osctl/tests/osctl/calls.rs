@@ -119,7 +119,9 @@ fn logs_and_events() {
     assert_eq!(desk.ok(&["dmesg"]), "[    1.500000] hello\n");
     assert_eq!(
         desk.ok(&["events"]),
-        "2027-01-15T08:00:00Z  config: applied\n"
+        "2027-01-15T08:00:00Z  config: applied\n\
+         2027-01-15T08:00:00Z  power: drain: 1 evicted\n\
+         2027-01-15T08:00:00Z  power: all is down, init goes on\n"
     );
 }
 

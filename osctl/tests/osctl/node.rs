@@ -460,15 +460,20 @@ impl machine::MachineService for Script {
 
     type EventsStream = Messages<api::Event>;
     async fn events(&self, _: Request<api::EventsRequest>) -> Answer<Self::EventsStream> {
-        endless(vec![api::Event {
-            sequence: 1,
+        let event = |sequence, subject: &str, message: &str| api::Event {
+            sequence,
             time: Some(prost_types::Timestamp {
                 seconds: 1_800_000_000,
                 nanos: 0,
             }),
-            subject: "config".to_owned(),
-            message: "applied".to_owned(),
-        }])
+            subject: subject.to_owned(),
+            message: message.to_owned(),
+        };
+        endless(vec![
+            event(1, "config", "applied"),
+            event(2, "power", "drain: 1 evicted"),
+            event(3, "power", "all is down, init goes on"),
+        ])
     }
 }
 
