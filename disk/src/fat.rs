@@ -3,14 +3,16 @@
 //!
 //! Damage is looked at, not repaired: the first copy of the table counts, a long name that does not
 //! belong to its short one is not there, and a chain that ends early or runs in a circle is an
-//! error of that file alone. Nothing here changes a volume.
+//! error of that file alone. One thing is mended, by [`erase`]: a rename that a power cut ended
+//! half way leaves two names for one chain of clusters, and whoever deletes one of them in the
+//! usual way takes the clusters from the other.
 //!
 //! ```text
 //! reserved sectors: boot sector, … | FAT | FAT again | clusters, numbered from 2
 //! ```
 
 use std::collections::HashSet;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 
 /// Bytes of an entry of a folder.
 pub const ENTRY: usize = 32;
@@ -57,6 +59,15 @@ pub struct Entry {
     pub cluster: u32,
     /// Bytes, of a file.
     pub size: u32,
+}
+
+/// What is in a folder, and where its name stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// What it is.
+    pub entry: Entry,
+    /// The offsets on the volume of its slots in the folder, the short name's last.
+    slots: Vec<u64>,
 }
 
 /// A piece of a file: so many bytes at an offset of the volume.
@@ -191,6 +202,12 @@ impl<R: Read + Seek> Volume<R> {
 
     /// What is in a folder, without the label and the folder's own dots.
     pub fn list(&mut self, folder: &Entry) -> Result<Vec<Entry>, Error> {
+        let placed = self.placed(folder)?;
+        Ok(placed.into_iter().map(|placed| placed.entry).collect())
+    }
+
+    /// The same, each with its place on the volume.
+    pub fn placed(&mut self, folder: &Entry) -> Result<Vec<Placed>, Error> {
         // In `..` of a folder below it, the root folder is called 0.
         let first = match folder.cluster {
             0 => self.root,
@@ -200,19 +217,30 @@ impl<R: Read + Seek> Volume<R> {
         let clusters = self.chain(&folder.name, first, most)?;
         let mut entries = Vec::new();
         let mut long = Long::default();
+        let mut slots = Vec::new();
         let mut bytes = vec![0; self.cluster_bytes as usize];
         for cluster in clusters {
-            self.device.seek(SeekFrom::Start(self.offset(cluster)))?;
+            let start = self.offset(cluster);
+            self.device.seek(SeekFrom::Start(start))?;
             self.device.read_exact(&mut bytes)?;
-            for slot in bytes.chunks_exact(ENTRY) {
+            for (slot, offset) in bytes.chunks_exact(ENTRY).zip((start..).step_by(ENTRY)) {
                 match slot[0] {
                     0 => return Ok(entries),
-                    FREE => long = Long::default(),
-                    _ if slot[11] & 0x3f == LONG_NAME => long.take(slot),
+                    FREE => {
+                        long = Long::default();
+                        slots.clear();
+                    }
+                    _ if slot[11] & 0x3f == LONG_NAME => {
+                        long.take(slot);
+                        slots.push(offset);
+                    }
                     _ => {
                         let long = std::mem::take(&mut long);
+                        let mut slots = std::mem::take(&mut slots);
+                        slots.push(offset);
                         if slot[11] & LABEL == 0 && slot[0] != b'.' {
-                            entries.push(entry(slot, &long));
+                            let entry = entry(slot, &long);
+                            entries.push(Placed { entry, slots });
                         }
                     }
                 }
@@ -303,6 +331,17 @@ impl<R: Read + Seek> Volume<R> {
             None => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         }
     }
+}
+
+/// Takes a name out of its folder and leaves its clusters alone: they must belong to another
+/// name too. Counts once the caller has flushed the device.
+pub fn erase(device: &mut (impl Write + Seek), name: &Placed) -> io::Result<()> {
+    // The short name first: without it the rest is nothing.
+    for slot in name.slots.iter().rev() {
+        device.seek(SeekFrom::Start(*slot))?;
+        device.write_all(&[FREE])?;
+    }
+    device.flush()
 }
 
 /// The parts of a long name as they come, last part first.

@@ -2,7 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::io::{Cursor, Write};
+use std::io::Cursor;
 
 /// A volume of 68000 clusters of one sector, just large enough for FAT32, with a few files.
 fn volume() -> Vec<u8> {
@@ -81,6 +81,36 @@ fn a_long_name_that_lost_a_part_is_gone() {
         assert_eq!(entry.name, "KEELSO~1.EFI", "{what}");
         bytes[part] = before;
     }
+}
+
+#[test]
+fn a_second_name_for_the_same_clusters_is_erased_and_the_file_stays() {
+    let mut bytes = volume();
+    // As a rename leaves it that was cut off: file 4 has the clusters of file 3 too.
+    let aliases: Vec<[u8; 11]> = {
+        let mut volume = open(&bytes);
+        let folder = volume.find("EFI/Linux").unwrap().unwrap();
+        let entries = volume.list(&folder).unwrap();
+        let short = |n: usize| entries[n].alias.replace('.', "").into_bytes();
+        [3, 4].map(|n| short(n).try_into().unwrap()).into()
+    };
+    let (third, fourth) = (at(&bytes, &aliases[0]), at(&bytes, &aliases[1]));
+    bytes.copy_within(third + 20..third + 32, fourth + 20);
+    let mut volume = open(&bytes);
+    let folder = volume.find("EFI/Linux").unwrap().unwrap();
+    let placed = volume.placed(&folder).unwrap();
+    let twins: Vec<_> = placed
+        .iter()
+        .filter(|one| one.entry.cluster == placed[3].entry.cluster)
+        .cloned()
+        .collect();
+    assert_eq!(twins.len(), 2);
+    erase(&mut Cursor::new(&mut bytes), &twins[1]).unwrap();
+    let mut volume = open(&bytes);
+    let left = volume.list(&folder).unwrap();
+    assert_eq!(left.len(), 19);
+    assert_eq!(left[3], twins[0].entry);
+    assert_eq!(volume.read(&left[3], 1 << 20).unwrap(), vec![3; 2100]);
 }
 
 #[test]

@@ -27,6 +27,12 @@ pub struct Error {
 impl Version {
     /// `0.0.0`: as a floor, it lets every version pass.
     pub const LOWEST: Version = Version(semver::Version::new(0, 0, 0));
+
+    /// The version as the boot loader must read it to order it likewise: to it what follows a
+    /// hyphen is newer, what follows a tilde older (UAPI group: Version Format Specification).
+    pub fn loader(&self) -> String {
+        self.to_string().replacen('-', "~", 1)
+    }
 }
 
 impl FromStr for Version {
