@@ -370,6 +370,7 @@ impl Parts<'_> {
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(text
             .replace("{version}", &self.inputs.version.to_string())
+            .replace("{loader-version}", &self.inputs.version.loader())
             .replace("{variant}", self.inputs.variant.name())
             .replace("{build}", &self.inputs.build_time.to_string()))
     }
