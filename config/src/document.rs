@@ -38,6 +38,8 @@ object! {
         time: TimeSection = "time";
         /// Who may call it.
         api: ApiSection = "api", required;
+        /// When a release that is new on it is taken for good.
+        health_gate: HealthGateSection = "healthGate";
     }
 }
 
@@ -55,6 +57,16 @@ object! {
     TimeSection {
         /// NTP servers, names or addresses. Default: four of pool.ntp.org. An empty list sets no clock.
         servers: List<String> = "servers", example("[ntp1.example.com, ntp2.example.com]");
+    }
+}
+
+object! {
+    /// When a release on trial is good. Until then a reboot goes back to the one before.
+    HealthGateSection {
+        /// How long after the boot it may take. Default: 10m.
+        deadline: String = "deadline", example("20m");
+        /// How long all health checks must hold without a break. Default: 30s.
+        stable: String = "stable", example("1m");
     }
 }
 

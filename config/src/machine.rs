@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr},
+    time::Duration,
 };
 use zeroize::Zeroizing;
 
@@ -22,6 +23,8 @@ pub struct Machine {
     pub time: Time,
     /// Who may call the machine. `None` only in [`Machine::maintenance`].
     pub api: Option<Api>,
+    /// When a release that is new on the machine is taken for good.
+    pub health_gate: HealthGate,
     /// Links, resolvers.
     pub network: Network,
     /// What runs on the machine; `None` where the role is [`Role::None`].
@@ -52,6 +55,24 @@ pub struct SysctlKey(pub(crate) String);
 pub struct Time {
     /// NTP servers, names or addresses; empty means that nothing sets the clock.
     pub servers: Vec<String>,
+}
+
+/// When a release on trial is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthGate {
+    /// How long after the boot that may take.
+    pub deadline: Duration,
+    /// How long all health checks must hold without a break.
+    pub stable: Duration,
+}
+
+impl Default for HealthGate {
+    fn default() -> Self {
+        HealthGate {
+            deadline: Duration::from_secs(600),
+            stable: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Who may call the machine's API.
@@ -160,6 +181,7 @@ impl Machine {
                 servers: Vec::new(),
             },
             api: None,
+            health_gate: HealthGate::default(),
             network: Network {
                 links: vec![Link::any_dhcp()],
                 nameservers: Vec::new(),

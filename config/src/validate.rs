@@ -7,13 +7,13 @@ mod orchestrator;
 mod together;
 
 use crate::{
-    Api, Hostname, Issuer, Machine, Role, Secret, SysctlKey, Time,
-    document::{ApiSection, Document, MachineSection, RoleWord, TimeSection},
+    Api, HealthGate, Hostname, Issuer, Machine, Role, Secret, SysctlKey, Time,
+    document::{ApiSection, Document, HealthGateSection, MachineSection, RoleWord, TimeSection},
     read::{Given, Located, Reader},
     tree::{NodeId, quote},
     value::{self, Pem, Wrong},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 /// The only version of the form that is known.
 pub(crate) const API_VERSION: &str = "keelson.dev/v1alpha1";
@@ -76,6 +76,7 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         sysctls,
         time,
         api,
+        health_gate,
         ..
     } = &section?.value;
     let hostname = match hostname {
@@ -93,12 +94,14 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
     };
     let time = self::time(reader, time);
     let api = api.is().and_then(|api| self::api(reader, &api.value));
+    let health_gate = self::health_gate(reader, health_gate);
     let machine = Machine {
         hostname: hostname.flatten(),
         role: role?,
         sysctls,
         time,
         api: Some(api?),
+        health_gate,
         network: network?,
         orchestrator: orchestrator?,
     };
@@ -208,6 +211,28 @@ fn time(reader: &mut Reader<'_>, time: &Given<TimeSection>) -> Time {
         }
     }
     Time { servers }
+}
+
+/// The least and the most that a release on trial may be given.
+const GATE_DEADLINE: RangeInclusive<Duration> =
+    Duration::from_secs(30)..=Duration::from_secs(24 * 3600);
+
+/// The longest that it must hold.
+const GATE_STABLE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+
+fn health_gate(reader: &mut Reader<'_>, gate: &Given<HealthGateSection>) -> HealthGate {
+    let mut rules = HealthGate::default();
+    let Some(gate) = gate.is() else { return rules };
+    let mut set = |written: &Given<String>, range, value: &mut Duration| {
+        if let Given::Is(written) = written
+            && let Some(given) = checked(reader, written, |text| value::duration(text, &range))
+        {
+            *value = given;
+        }
+    };
+    set(&gate.value.deadline, GATE_DEADLINE, &mut rules.deadline);
+    set(&gate.value.stable, GATE_STABLE, &mut rules.stable);
+    rules
 }
 
 fn api(reader: &mut Reader<'_>, api: &ApiSection) -> Option<Api> {
