@@ -13,6 +13,7 @@ use super::{
     choose::choose,
     packet::{self, Answer, Nanos, Refused, SECOND},
 };
+use crate::names::LookupError;
 use std::{
     net::IpAddr,
     time::{Duration, Instant},
@@ -75,15 +76,6 @@ pub(crate) enum Input {
         /// Why.
         error: String,
     },
-}
-
-/// Why a name has no address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum LookupError {
-    /// There is nobody to ask yet; asking again soon costs nothing.
-    NoResolver,
-    /// The resolvers were asked.
-    Failed(String),
 }
 
 /// What to do.
@@ -330,10 +322,7 @@ impl Client {
             Err(error) => {
                 self.bothered |= error != LookupError::NoResolver;
                 if let State::Resolving = server.state {
-                    server.state = State::Failed(match error {
-                        LookupError::NoResolver => "there is no resolver yet".to_owned(),
-                        LookupError::Failed(error) => format!("its name has no address: {error}"),
-                    });
+                    server.state = State::Failed(error.to_string());
                 }
                 return;
             }

@@ -2,21 +2,19 @@
 //! the nouns and holds nobody up; says what it knows through a watch.
 
 use super::{
-    client::{Client, Input, LookupError, Now, Output, Status},
+    client::{Client, Input, Now, Output, Status},
     packet::{LENGTH, Nanos, SECOND},
 };
-use crate::engine::Wake;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use hickory_resolver::{
-    TokioResolver,
-    config::{NameServerConfig, ResolveHosts, ResolverConfig},
-    net::runtime::TokioRuntimeProvider,
+use crate::{
+    engine::Wake,
+    names::{self, LookupError},
 };
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use std::{
     collections::VecDeque,
     future, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{net::UdpSocket, sync::watch, time::sleep_until};
@@ -222,49 +220,7 @@ async fn look_up(
     name: String,
     resolv_conf: PathBuf,
 ) -> (usize, Result<Vec<IpAddr>, LookupError>) {
-    (server, addresses(&name, &resolv_conf).await)
-}
-
-async fn addresses(name: &str, resolv_conf: &Path) -> Result<Vec<IpAddr>, LookupError> {
-    let listed = match tokio::fs::read_to_string(resolv_conf).await {
-        Ok(text) => resolvers(&text),
-        Err(_) => Vec::new(),
-    };
-    if listed.is_empty() {
-        return Err(LookupError::NoResolver);
-    }
-    let servers = listed
-        .into_iter()
-        .map(NameServerConfig::udp_and_tcp)
-        .collect();
-    let config = ResolverConfig::from_name_servers(servers);
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    let options = builder.options_mut();
-    options.timeout = Duration::from_secs(2);
-    options.attempts = 2;
-    options.use_hosts_file = ResolveHosts::Never;
-    let failed = |error: &dyn std::error::Error| LookupError::Failed(error.to_string());
-    let resolver = builder.build().map_err(|error| failed(&error))?;
-    // With the final dot it is not tried below any search domain.
-    let name = if name.ends_with('.') {
-        name.to_owned()
-    } else {
-        format!("{name}.")
-    };
-    let found = resolver
-        .lookup_ip(name)
-        .await
-        .map_err(|error| failed(&error))?;
-    Ok(found.iter().collect())
-}
-
-/// The `nameserver` lines of resolv.conf(5).
-fn resolvers(text: &str) -> Vec<IpAddr> {
-    text.lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver"))
-        .filter(|rest| rest.starts_with([' ', '\t']))
-        .filter_map(|rest| rest.split_whitespace().next()?.parse().ok())
-        .collect()
+    (server, names::addresses(&name, &resolv_conf).await)
 }
 
 /// A number that nobody can guess; where the kernel has none yet, the time, which few can.
@@ -301,14 +257,6 @@ mod tests {
     use super::*;
     use crate::nouns::time::packet::reply;
     use std::sync::{Arc, Mutex};
-
-    #[test]
-    fn resolvers_as_they_are_listed() {
-        let text = "# by hand\nsearch example.org\nnameserver 10.0.2.3\n nameserver\t2001:db8::1 # second\n\
-            nameservers 1.1.1.1\nnameserver nonsense\noptions ndots:2\n";
-        let want: Vec<IpAddr> = vec!["10.0.2.3".parse().unwrap(), "2001:db8::1".parse().unwrap()];
-        assert_eq!(resolvers(text), want);
-    }
 
     /// A clock that is behind the machine's own.
     #[derive(Clone, Default)]
