@@ -1,6 +1,9 @@
 //! The stored configs: the newest and the one before, as written, each with who
 //! brought it and when. A cut of power at any instant leaves a whole one.
 //!
+//! Of every other release that stored one its newest is kept too: after a rollback a release
+//! that does not read what a later one wrote goes on with its own.
+//!
 //! ```text
 //! config/7.yaml   as written
 //! config/7.json   who, when, and the digest of 7.yaml
@@ -12,6 +15,7 @@ use keelson_config::Machine;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{
+    cmp::Reverse,
     fmt::{self, Write as _},
     fs, io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -22,6 +26,9 @@ use std::{
 
 /// How many configs are kept.
 const KEPT: usize = 2;
+
+/// Of how many other releases one is kept beside them.
+const KEPT_RELEASES: usize = 2;
 
 /// The largest config, in bytes.
 pub(crate) const LARGEST: usize = 1024 * 1024;
@@ -61,6 +68,9 @@ struct Beside {
     applied: u64,
     source: String,
     sha256: String,
+    /// The release that stored it; empty where an early one did.
+    #[serde(default)]
+    release: String,
 }
 
 /// What was found in the store.
@@ -76,6 +86,15 @@ pub(crate) struct Loaded {
 #[derive(Clone, Debug)]
 pub(crate) struct Configs {
     dir: PathBuf,
+    /// The release that runs.
+    release: String,
+}
+
+/// A stored config, as far as it counts for what is kept.
+#[derive(Clone, Debug, PartialEq)]
+struct Known {
+    generation: u64,
+    release: String,
 }
 
 /// One change of the folder. Each is durable before the next is begun.
@@ -89,8 +108,11 @@ enum Op {
 
 impl Configs {
     /// The configs in this folder; it is made when the first is stored.
-    pub(crate) fn new(dir: PathBuf) -> Self {
-        Configs { dir }
+    pub(crate) fn new(dir: PathBuf, release: &str) -> Self {
+        Configs {
+            dir,
+            release: release.to_owned(),
+        }
     }
 
     /// The newest config that is whole and valid.
@@ -136,8 +158,15 @@ impl Configs {
     /// before is still current.
     pub(crate) fn save(&self, bytes: &[u8], source: &str, applied: SystemTime) -> io::Result<u64> {
         make_private(&self.dir)?;
-        let known = self.generations()?;
-        let (generation, ops) = plan(&known, self.current(), bytes, source, applied);
+        let known = self.known()?;
+        let (generation, ops) = plan(
+            &known,
+            self.current(),
+            bytes,
+            source,
+            &self.release,
+            applied,
+        );
         for op in &ops {
             self.apply(op)?;
         }
@@ -173,6 +202,23 @@ impl Configs {
             }
         }
         Ok(generations)
+    }
+
+    /// What is stored, with the release that stored each.
+    fn known(&self) -> io::Result<Vec<Known>> {
+        let generations = self.generations()?;
+        let known = generations.into_iter().map(|generation| {
+            // What cannot be read counts as nobody's.
+            let release = fs::read(self.dir.join(format!("{generation}.json")))
+                .ok()
+                .and_then(|bytes| serde_json::from_slice::<Beside>(&bytes).ok())
+                .map_or_else(String::new, |beside| beside.release);
+            Known {
+                generation,
+                release,
+            }
+        });
+        Ok(known.collect())
     }
 
     fn current(&self) -> Option<u64> {
@@ -220,15 +266,16 @@ impl Configs {
 
 /// The changes that store a config, in order, and its generation.
 fn plan(
-    known: &[u64],
+    known: &[Known],
     current: Option<u64>,
     bytes: &[u8],
     source: &str,
+    release: &str,
     applied: SystemTime,
 ) -> (u64, Vec<Op>) {
     let generation = known
         .iter()
-        .copied()
+        .map(|known| known.generation)
         .max()
         .unwrap_or(0)
         .max(current.unwrap_or(0))
@@ -241,6 +288,7 @@ fn plan(
             .as_secs(),
         source: source.to_owned(),
         sha256: digest(bytes),
+        release: release.to_owned(),
     };
     // A struct of numbers and strings always serialises.
     let beside = serde_json::to_vec(&beside).unwrap_or_default();
@@ -250,9 +298,25 @@ fn plan(
         Op::Put("current".into(), format!("{generation}\n").into_bytes()),
     ];
     // What is kept beside the new one: the one that was current until now.
-    let mut old: Vec<u64> = known.to_vec();
-    old.sort_unstable_by_key(|g| (Some(*g) != current, std::cmp::Reverse(*g)));
-    for gone in old.into_iter().skip(KEPT - 1) {
+    let mut old = known.to_vec();
+    old.sort_unstable_by_key(|it| (Some(it.generation) != current, Reverse(it.generation)));
+    let mut others: Vec<String> = vec![release.to_owned()];
+    for (
+        place,
+        Known {
+            generation,
+            release,
+        },
+    ) in old.into_iter().enumerate()
+    {
+        let first_of_its_release = !others.contains(&release);
+        if first_of_its_release {
+            others.push(release);
+        }
+        if place < KEPT - 1 || (first_of_its_release && others.len() <= KEPT_RELEASES + 1) {
+            continue;
+        }
+        let gone = generation;
         ops.push(Op::Delete(format!("{gone}.yaml")));
         ops.push(Op::Delete(format!("{gone}.json")));
     }
@@ -323,7 +387,7 @@ pub(crate) mod tests {
 
     fn store() -> (tempfile::TempDir, Configs) {
         let dir = tempfile::tempdir().unwrap();
-        let configs = Configs::new(dir.path().join("config"));
+        let configs = Configs::new(dir.path().join("config"), "0.1.0");
         (dir, configs)
     }
 
@@ -387,8 +451,8 @@ pub(crate) mod tests {
                     configs.save(&old, "before", at(n)).unwrap();
                 }
                 make_private(&configs.dir).unwrap();
-                let known = configs.generations().unwrap();
-                let (_, ops) = plan(&known, configs.current(), &new, "cut", at(9));
+                let known = configs.known().unwrap();
+                let (_, ops) = plan(&known, configs.current(), &new, "cut", "0.1.0", at(9));
                 if cut > ops.len() {
                     break;
                 }
@@ -462,6 +526,37 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_release_that_comes_back_finds_the_last_that_it_reads() {
+        let (dir, old) = store();
+        let first = config("of the old release");
+        old.save(&first, "a", at(1)).unwrap();
+        let new = Configs::new(dir.path().join("config"), "0.2.0");
+        // A key that only the new release knows, many times over.
+        let text = String::from_utf8(config("new")).unwrap();
+        let text = text.replace("  role: none", "  role: none\n  hover: true");
+        for n in 0..5 {
+            new.save(text.as_bytes(), "a", at(2 + n)).unwrap();
+        }
+        let loaded = old.load();
+        assert_eq!(loaded.config.unwrap().bytes, first);
+        assert!(!loaded.problems.is_empty());
+        assert_eq!(old.save(&config("again"), "a", at(9)).unwrap(), 7);
+    }
+
+    #[test]
+    fn of_long_gone_releases_nothing_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 1..9 {
+            let configs = Configs::new(dir.path().join("config"), &format!("0.{n}.0"));
+            configs.save(&config("x"), "a", at(n)).unwrap();
+        }
+        let configs = Configs::new(dir.path().join("config"), "0.8.0");
+        let mut kept = configs.generations().unwrap();
+        kept.sort_unstable();
+        assert_eq!(kept, [6, 7, 8]);
+    }
+
+    #[test]
     fn a_generation_is_never_used_again() {
         let (_dir, configs) = store();
         configs.save(&config("one"), "a", at(1)).unwrap();
@@ -472,10 +567,15 @@ pub(crate) mod tests {
 
     #[test]
     fn the_facts_as_they_are_on_disk() {
-        let (_, ops) = plan(&[6, 7], Some(7), b"x", "CN=admin", at(1_790_000_000));
+        let known = [6, 7].map(|generation| Known {
+            generation,
+            release: "0.1.0".into(),
+        });
+        let time = at(1_790_000_000);
+        let (_, ops) = plan(&known, Some(7), b"x", "CN=admin", "0.1.0", time);
         let put = |name: &str, text: &str| Op::Put(name.into(), text.into());
         let facts = format!(
-            r#"{{"formatVersion":1,"applied":1790000000,"source":"CN=admin","sha256":"{}"}}"#,
+            r#"{{"formatVersion":1,"applied":1790000000,"source":"CN=admin","sha256":"{}","release":"0.1.0"}}"#,
             "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
         );
         let wanted = [
