@@ -113,6 +113,11 @@ const TABLE: &[Row] = &[
     open("/keelson.v1.ResourceService/List", Role::Reader),
     open("/keelson.v1.ResourceService/Watch", Role::Reader),
     open("/keelson.v1.ResourceService/Kinds", Role::Reader),
+    row("/keelson.v1.UpgradeService/Upload", Role::Admin),
+    row("/keelson.v1.UpgradeService/Pull", Role::Admin),
+    row("/keelson.v1.UpgradeService/Cancel", Role::Admin),
+    row("/keelson.v1.UpgradeService/Rollback", Role::Admin),
+    row("/keelson.v1.UpgradeService/Forgive", Role::Admin),
     open("/grpc.health.v1.Health/Check", Role::Reader),
     open("/grpc.health.v1.Health/Watch", Role::Reader),
     row(

@@ -6,14 +6,16 @@ mod apid;
 mod caller;
 mod machine;
 mod resource;
+mod upgrade;
 
-use crate::engine::Handle;
+use crate::{engine::Handle, upgrade::Upgrades};
 use anyhow::{Context, Result};
 use keelson_api::{
     internal::apid_service_server::ApidServiceServer,
     v1::{
         machine_service_server::MachineServiceServer,
         resource_service_server::ResourceServiceServer,
+        upgrade_service_server::UpgradeServiceServer,
     },
 };
 use std::{
@@ -49,13 +51,20 @@ pub(crate) fn listen(path: &Path) -> Result<UnixListener> {
 }
 
 /// Answers calls for ever.
-pub(crate) async fn serve(listener: UnixListener, handle: Handle) -> Result<()> {
+pub(crate) async fn serve(
+    listener: UnixListener,
+    handle: Handle,
+    upgrades: Upgrades,
+) -> Result<()> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_serving::<MachineServiceServer<machine::Machine>>()
         .await;
     reporter
         .set_serving::<ResourceServiceServer<resource::Resources>>()
+        .await;
+    reporter
+        .set_serving::<UpgradeServiceServer<upgrade::Upgrade>>()
         .await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(keelson_api::DESCRIPTORS)
@@ -71,6 +80,10 @@ pub(crate) async fn serve(listener: UnixListener, handle: Handle) -> Result<()> 
         ))
         .add_service(ResourceServiceServer::with_interceptor(
             resource::Resources(handle.resources().clone()),
+            guard.clone(),
+        ))
+        .add_service(UpgradeServiceServer::with_interceptor(
+            upgrade::Upgrade(upgrades),
             guard,
         ))
         .add_service(ApidServiceServer::new(apid::Apid(handle)))

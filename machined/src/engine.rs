@@ -43,6 +43,7 @@ use crate::{
     resource::{Change, Store},
     service,
     store::{Configs, Stored},
+    upgrade,
 };
 use handle::{Command, Reply, Shared};
 use keelson_api::{
@@ -317,7 +318,7 @@ impl Engine {
                         .events
                         .say("identity", format!("it cannot be kept: {error:#}")),
                 }
-                let configs = Configs::new(dir.join("config"));
+                let configs = Configs::new(dir.join("config"), &self.facts.release.version);
                 let loaded = configs.load();
                 for problem in loaded.problems {
                     self.events.say("config", problem);
@@ -492,11 +493,13 @@ impl Engine {
             Power::Reboot => (Action::Reboot, "reboot"),
             Power::Off => (Action::PowerOff, "power off"),
         };
+        // Whoever reboots a machine with a release staged upgrades it.
+        let staged = || upgrade::staged(&self.resources).filter(|_| !end.force);
         let plan = Plan {
             action,
             force: end.force,
             reason: format!("{word}, asked for by {source}"),
-            snapshot_for: end.snapshot_for,
+            snapshot_for: end.snapshot_for.or_else(staged),
         };
         self.events.say("power", plan.reason.as_str());
         let returning = running.returning.clone();

@@ -28,11 +28,10 @@ pub(crate) struct Release {
     pub variant: String,
     /// When the image was built, in seconds since 1970: no clock is older.
     pub build_time: u64,
+    /// The lowest version that may be installed once this one is good; empty for any.
+    pub security_floor: String,
     /// The orchestrator in the image.
     pub orchestrator: Option<Carried>,
-    /// The lowest version that may be installed once this one is known to be good; empty where
-    /// the image says nothing of it.
-    pub security_floor: String,
 }
 
 /// The orchestrator that an image carries.

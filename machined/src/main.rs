@@ -17,6 +17,7 @@ mod initclient;
 mod kmsg;
 mod logs;
 mod mounted;
+mod names;
 mod netlink;
 mod noun;
 mod nouns;
@@ -25,6 +26,7 @@ mod power;
 mod resource;
 mod service;
 mod store;
+mod upgrade;
 
 use anyhow::{Context as _, Result};
 use engine::{Nouns, Setup, Wake};
@@ -69,7 +71,8 @@ async fn run() -> Result<()> {
     })?;
     tokio::spawn(logs::bound(handle.log_files()));
     initclient::ready().context("telling init that machined serves")?;
-    api::serve(listener, handle).await
+    let upgrades = upgrade::start(handle.clone());
+    api::serve(listener, handle, upgrades).await
 }
 
 /// The nouns, in the order to go over them.

@@ -7,9 +7,10 @@ use anyhow::{Context, Result, bail};
 use prost::Message as _;
 use std::{collections::BTreeMap, fs, path::Path};
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
     "keelson/v1/machine.proto",
     "keelson/v1/resource.proto",
+    "keelson/v1/upgrade.proto",
     "keelson/init/v1/init.proto",
     "keelson/internal/v1/apid.proto",
 ];

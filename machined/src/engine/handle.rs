@@ -186,6 +186,11 @@ impl Handle {
         self.shared.events.follow(replay)
     }
 
+    /// Where what happens is told.
+    pub(crate) fn journal(&self) -> Arc<Events> {
+        self.shared.events.clone()
+    }
+
     /// The cluster administrator's kubeconfig, its server rewritten: to the machine's
     /// own first address and port 6443 if none is given.
     pub(crate) async fn kubeconfig(&self, server: Option<&str>) -> Result<Vec<u8>, Error> {

@@ -15,6 +15,7 @@ use crate::{
 };
 use content::Content;
 use keelson_config::Machine;
+pub(crate) use observe::partition_node;
 use observe::{Found, Mounted};
 pub(crate) use plan::Step;
 use std::{

@@ -64,7 +64,6 @@ pub(crate) enum RestoreError {
 }
 
 /// Has the snapshot put back before the orchestrator's next start after a boot. Blocks.
-#[expect(dead_code, reason = "a rollback asks for it, and there is none yet")]
 pub(crate) fn request(snapshot: &Snapshot) -> io::Result<()> {
     request_at(Path::new(snapshot::HOME), snapshot)
 }
@@ -83,7 +82,6 @@ fn request_at(home: &Path, snapshot: &Snapshot) -> io::Result<()> {
 }
 
 /// Takes a wish back; there need not be one. Blocks.
-#[expect(dead_code, reason = "a rollback asks for it, and there is none yet")]
 pub(crate) fn withdraw() -> io::Result<()> {
     withdraw_at(Path::new(snapshot::HOME))
 }

@@ -145,6 +145,15 @@ fn missing(point: &Path, which: Which) -> bool {
     })
 }
 
+/// The node of a partition of a disk.
+pub(crate) fn partition_node(disk: &Path, number: u32) -> anyhow::Result<PathBuf> {
+    let directory = partition(disk, number)?;
+    let name = directory
+        .file_name()
+        .context("a partition without a name")?;
+    Ok(Path::new("/dev").join(name))
+}
+
 /// A partition's directory in sysfs. Its name follows from the disk's in more than one
 /// way (`vda7`, `nvme0n1p7`), so the kernel is asked.
 fn partition(disk: &Path, wanted: u32) -> anyhow::Result<PathBuf> {

@@ -32,6 +32,7 @@ pub(crate) fn read(disk: &Path) -> anyhow::Result<Vec<Entry>> {
 /// Stretches the partition to the end of the disk, and says where it ends now, in
 /// bytes. It must be the last one. The backup is whole before the first copy changes.
 pub(crate) fn grow(disk: &Path, number: u32) -> anyhow::Result<u64> {
+    let _held = crate::upgrade::table_lock();
     let mut file = fs::OpenOptions::new()
         .read(true)
         .write(true)
