@@ -6,7 +6,8 @@ use crate::{
         apply_config::ApplyConfig, bundle::Bundle, completion::Completion, config::Config,
         dmesg::Dmesg, events::Events, exit_codes::ExitCodes, generate::Generate, get::Get,
         health::Health, internal_docs::InternalDocs, kubeconfig::Kubeconfig, logs::Logs,
-        reboot::Reboot, service::Service, shutdown::Shutdown, validate::Validate, version::Version,
+        reboot::Reboot, rollback::Rollback, service::Service, shutdown::Shutdown, upgrade::Upgrade,
+        validate::Validate, version::Version,
     },
     error::{EXIT_CODES, Result},
 };
@@ -51,6 +52,8 @@ enum Command {
     Events(Events),
     Service(Service),
     Kubeconfig(Kubeconfig),
+    Upgrade(Upgrade),
+    Rollback(Rollback),
     Reboot(Reboot),
     Shutdown(Shutdown),
     #[command(subcommand)]
@@ -79,6 +82,8 @@ impl Cli {
             Command::Events(command) => command.run(&app).await,
             Command::Service(command) => command.run(&app).await,
             Command::Kubeconfig(command) => command.run(&app).await,
+            Command::Upgrade(command) => command.run(&app).await,
+            Command::Rollback(command) => command.run(&app).await,
             Command::Reboot(command) => command.run(&app).await,
             Command::Shutdown(command) => command.run(&app).await,
             Command::Bundle(command) => command.run(),

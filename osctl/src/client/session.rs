@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use hyper_util::rt::TokioIo;
 use keelson_api::v1::{
     machine_service_client::MachineServiceClient, resource_service_client::ResourceServiceClient,
+    upgrade_service_client::UpgradeServiceClient,
 };
 use std::{
     future::Future,
@@ -100,6 +101,11 @@ impl Session {
     /// The resources' calls.
     pub(crate) fn resources(&self) -> ResourceServiceClient<Channel> {
         ResourceServiceClient::new(self.channel.clone())
+    }
+
+    /// The calls for upgrades.
+    pub(crate) fn upgrades(&self) -> UpgradeServiceClient<Channel> {
+        UpgradeServiceClient::new(self.channel.clone())
     }
 
     /// Waits for a call's answer, at most [`CALL_DEADLINE`]. `what` completes "cannot …".
