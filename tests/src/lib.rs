@@ -9,6 +9,7 @@ mod console;
 mod image;
 mod node;
 mod osctl;
+mod release;
 pub mod torture;
 mod vm;
 
@@ -19,4 +20,5 @@ pub use console::Console;
 pub use image::{Flavor, Image, image_builder};
 pub use node::Node;
 pub use osctl::{Osctl, Output};
+pub use release::{Release, development_key};
 pub use vm::{BOOT, Guest, NETWORK, Vm, is_slow, overlay};

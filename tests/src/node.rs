@@ -27,7 +27,13 @@ impl Node {
     /// Boots with a config that the platform offers, the tiny stand-in told how to
     /// behave, and waits until the API answers an admin.
     pub fn configured(name: &str, behaviour: &str) -> Result<Node> {
+        Node::configured_with(name, behaviour, "")
+    }
+
+    /// The same with a patch of the config.
+    pub fn configured_with(name: &str, behaviour: &str, patch: &str) -> Result<Node> {
         let osctl = Osctl::new()?;
+        fs::write(osctl.file("more.yaml"), patch)?;
         generate(&osctl, "standin", behaviour)?;
         let config = osctl.file("machine.yaml");
         let vm = Guest::new(&Image::find(Flavor::Standin)?)
@@ -115,7 +121,7 @@ fn generate(osctl: &Osctl, orchestrator: &str, behaviour: &str) -> Result<()> {
     )
     .context("writing the patch")?;
     osctl.ok(["gen", "secrets", "--force", "--output", "secrets.yaml"])?;
-    osctl.ok([
+    let words = [
         "gen",
         "config",
         "--secrets",
@@ -126,11 +132,17 @@ fn generate(osctl: &Osctl, orchestrator: &str, behaviour: &str) -> Result<()> {
         "node-1",
         "--orchestrator",
         orchestrator,
-        "--patch",
-        "patch.yaml",
         "--force",
         "--output",
         "machine.yaml",
-    ])?;
+        "--patch",
+        "patch.yaml",
+    ];
+    let more = fs::metadata(osctl.file("more.yaml")).is_ok_and(|file| file.len() > 0);
+    osctl.ok(words.iter().chain(
+        more.then_some(&["--patch", "more.yaml"])
+            .into_iter()
+            .flatten(),
+    ))?;
     Ok(())
 }

@@ -1,24 +1,25 @@
-//! A cut of power at any moment leaves a disk that boots. `cargo xtask torture` tries many more.
+//! A cut of power at any moment of an upgrade leaves a disk that boots. `cargo xtask torture` tries many more.
 #![allow(missing_docs)]
 
 use anyhow::{Result, ensure};
 use keelson_tests::{
     Flavor, Image,
-    torture::{Options, Recording, boot, find, record_config, try_states},
+    torture::{Options, Recording, boot, find, next, record_upgrade, try_states},
 };
 
 #[test]
-fn a_cut_of_power_leaves_a_disk_that_boots() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    record_config(folder.path())?;
-    let recording = Recording::open(folder.path())?;
+fn a_cut_of_power_in_an_upgrade_leaves_a_disk_that_boots() -> Result<()> {
+    let passing = tempfile::tempdir()?;
+    let folder = passing.path().join("recording");
+    record_upgrade(&folder)?;
+    let recording = Recording::open(&folder)?;
     let options = Options {
         cuts: 60,
         seed: 1,
-        since: None,
+        since: Some("upgrade".into()),
         only: None,
     };
-    let report = try_states(&recording, &[], &options)?;
+    let report = try_states(&recording, &next(&folder)?, &options)?;
     println!("{report}");
     ensure!(report.is_good(), "{report}");
     let image = Image::find(Flavor::Standin)?;

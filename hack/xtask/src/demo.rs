@@ -6,9 +6,12 @@ use crate::{
     step::step,
 };
 use anyhow::{Context, Result};
-use keelson_tests::{BOOT, Flavor, Guest, Kubectl, NETWORK, Osctl, Vm, fetch, is_slow};
+use keelson_tests::{
+    BOOT, Flavor, Guest, Kubectl, NETWORK, Osctl, Release, Vm, development_key, fetch, is_slow,
+};
 use std::{
     fs,
+    net::SocketAddr,
     path::Path,
     process::Command,
     thread::sleep,
@@ -23,14 +26,32 @@ const KUBERNETES: u16 = 6443;
 /// A web server of one pod, and the way to it.
 const MANIFEST: &str = include_str!("../../demo.yaml");
 
-/// Runs the demo. With `once` the machine is shut down at the end.
-pub(crate) fn run(root: &Path, once: bool) -> Result<()> {
+/// What the demo is to do.
+#[derive(Clone, Copy)]
+pub(crate) struct Demo {
+    /// Shut the machine down at the end.
+    pub(crate) once: bool,
+    /// Upgrade the machine to a release with the next version.
+    pub(crate) upgrade: bool,
+}
+
+/// Runs the demo.
+pub(crate) fn run(root: &Path, demo: Demo) -> Result<()> {
     let begun = Instant::now();
     eprintln!("Keelson: from source to a pod that answers\n");
     let built = build::image(root, Flavor::K3s)?;
     let folder = root.join("target/demo");
-    stop_earlier(&folder)?;
-    match drive(&built, &folder, once) {
+    let outcome = match demo.upgrade.then(|| running(&folder)).flatten() {
+        Some(page) => renew(&built, &folder, page).and_then(|()| match demo.once {
+            true => shut_down(&folder),
+            false => Ok(()),
+        }),
+        None => {
+            stop_earlier(&folder)?;
+            drive(&built, &folder, demo)
+        }
+    };
+    match outcome {
         Ok(()) => {
             eprintln!("\nAll of it took {:.0} s.", begun.elapsed().as_secs_f64());
             Ok(())
@@ -43,7 +64,7 @@ pub(crate) fn run(root: &Path, once: bool) -> Result<()> {
 }
 
 /// Everything after the build.
-fn drive(built: &Built, folder: &Path, once: bool) -> Result<()> {
+fn drive(built: &Built, folder: &Path, demo: Demo) -> Result<()> {
     if is_slow(&built.image) {
         eprintln!(
             "  · the machine is emulated, which takes a few minutes; KEELSON_ACCEL=kvm asks for KVM"
@@ -58,6 +79,7 @@ fn drive(built: &Built, folder: &Path, once: bool) -> Result<()> {
             .folder(folder)
             .start("keelson-demo")?;
         fs::write(folder.join("pid"), vm.pid().to_string())?;
+        fs::write(folder.join("page"), vm.address(NODE_PORT).to_string())?;
         vm.console().wait_for("keelson", BOOT)?;
         Ok(vm)
     })?;
@@ -110,7 +132,10 @@ fn drive(built: &Built, folder: &Path, once: bool) -> Result<()> {
     for kind in ["service", "address"] {
         eprintln!("{}", osctl.ok(["get", kind])?);
     }
-    if once {
+    if demo.upgrade {
+        renew(built, folder, vm.address(NODE_PORT))?;
+    }
+    if demo.once {
         return step("shut the machine down through its API", || {
             osctl.ok(["shutdown"])?;
             vm.wait_for_exit(Duration::from_secs(180))
@@ -132,6 +157,92 @@ fn drive(built: &Built, folder: &Path, once: bool) -> Result<()> {
     eprintln!("  {osctl} logs machined --follow");
     eprintln!("  {osctl} shutdown");
     Ok(())
+}
+
+/// Where the machine of an earlier demo serves its page, if it still runs.
+fn running(folder: &Path) -> Option<SocketAddr> {
+    let pid = fs::read_to_string(folder.join("pid")).ok()?;
+    let command = fs::read(format!("/proc/{}/cmdline", pid.trim())).ok()?;
+    let page = fs::read_to_string(folder.join("page")).ok()?;
+    String::from_utf8_lossy(&command)
+        .contains("keelson-demo")
+        .then(|| page.trim().parse().ok())?
+}
+
+/// Upgrades the machine to the same image under the next version, and waits for its pod.
+fn renew(built: &Built, folder: &Path, page: SocketAddr) -> Result<()> {
+    let osctl = Osctl::at(folder)?;
+    let before = version(&osctl)?;
+    let next = next(&before).with_context(|| format!("{before} has no next version"))?;
+    eprintln!();
+    let bundle = folder.join("next.bundle");
+    step(&format!("build {next} and sign it"), || {
+        Release::of(&built.image, &next)?.bundle(&development_key(), &bundle)
+    })?;
+    let begun = Instant::now();
+    let file = bundle.to_string_lossy().into_owned();
+    step("send it; the node writes and proves it", || {
+        osctl
+            .ok(["upgrade", "--no-wait", "--bundle", &file])
+            .map(drop)
+    })?;
+    step("the node reboots into it", || {
+        let deadline = Instant::now() + BOOT;
+        while version(&osctl).ok().as_ref() != Some(&next) {
+            anyhow::ensure!(Instant::now() < deadline, "{next} does not answer");
+            sleep(Duration::from_millis(500));
+        }
+        Ok(())
+    })?;
+    step("the pod answers again", || {
+        fetch(page, Duration::from_secs(600)).map(drop)
+    })?;
+    let took = begun.elapsed().as_secs_f64();
+    step("the node is healthy and keeps it", || {
+        osctl.ok(["health", "--timeout", "15m"])?;
+        let deadline = Instant::now() + Duration::from_secs(600);
+        while !osctl
+            .ok(["get", "upgrade", "-o", "json"])?
+            .contains("\"good\"")
+        {
+            anyhow::ensure!(Instant::now() < deadline, "{next} was not marked good");
+            sleep(Duration::from_secs(1));
+        }
+        Ok(())
+    })?;
+    eprintln!("\n{before} became {next}; the pod answered {took:.0} s after the upgrade began.\n");
+    eprintln!("{}", osctl.ok(["version"])?);
+    eprintln!("{}", osctl.ok(["get", "upgrade"])?);
+    Ok(())
+}
+
+/// The version that the node runs.
+fn version(osctl: &Osctl) -> Result<String> {
+    let said: serde_json::Value = serde_json::from_str(&osctl.ok(["version", "-o", "json"])?)?;
+    let version = said["nodes"][0]["version"].as_str();
+    version
+        .map(str::to_owned)
+        .context("the node tells no version")
+}
+
+/// The version with its last number raised.
+fn next(version: &str) -> Option<String> {
+    let (front, last) = version.rsplit_once('.')?;
+    let last: u64 = last.parse().ok()?;
+    Some(format!("{front}.{}", last + 1))
+}
+
+/// Shuts down the machine of an earlier demo.
+fn shut_down(folder: &Path) -> Result<()> {
+    step("shut the machine down through its API", || {
+        Osctl::at(folder)?.ok(["shutdown"])?;
+        let deadline = Instant::now() + Duration::from_secs(300);
+        while running(folder).is_some() {
+            anyhow::ensure!(Instant::now() < deadline, "it still runs");
+            sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    })
 }
 
 /// Makes the files that a person would make.

@@ -32,6 +32,9 @@ enum Command {
         /// Shut the machine down through its API at the end
         #[arg(long)]
         once: bool,
+        /// Then upgrade it to a release with the next version, or the one that runs already
+        #[arg(long)]
+        upgrade: bool,
     },
     /// Run every check and every test, the ones that boot machines too
     Test,
@@ -73,7 +76,7 @@ fn main() -> Result<()> {
         .join("../..")
         .canonicalize()?;
     match Args::parse().command {
-        Command::Demo { once } => demo::run(&root, once),
+        Command::Demo { once, upgrade } => demo::run(&root, demo::Demo { once, upgrade }),
         Command::Test => test::run(&root),
         Command::Check => check::run(&root),
         Command::Image { orchestrator } => {

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use keelson_tests::{
     Flavor, Image,
     torture::{
-        Options, Recording, boot, find, judge::Version, record_config, replay::Number, try_states,
+        Options, Recording, boot, find, judge::Version, next, record_upgrade, replay::Number,
+        try_states,
     },
 };
 use std::{
@@ -55,10 +56,10 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     };
     if !Recording::is_at(&folder) {
         build::image(root, Flavor::Standin)?;
-        step("record a config and a reboot", || record_config(&folder))?;
+        step("record an upgrade", || record_upgrade(&folder))?;
     }
     let recording = Recording::open(&folder)?;
-    let mut versions = Vec::new();
+    let mut versions = next(&folder)?;
     for path in &args.uki {
         let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         let version = Version::read(&bytes);

@@ -22,7 +22,7 @@ mod work;
 pub use recording::Recording;
 pub(crate) use recording::WRITES;
 pub use report::{Options, Report, Tally, find, try_states};
-pub use work::{boot, configure, record, record_config};
+pub use work::{boot, configure, next, record, record_config, record_upgrade};
 
 #[cfg(test)]
 mod machine_tests;

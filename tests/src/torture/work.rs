@@ -2,13 +2,14 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use std::{
+    fs,
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use super::{Recording, replay::State};
-use crate::{BOOT, Flavor, Guest, Image, Node, Osctl};
+use super::{Recording, judge::Version, replay::State};
+use crate::{BOOT, Flavor, Guest, Image, Node, Osctl, Release, development_key};
 
 /// The folder of a recording that has the person's files: secrets, config, contexts.
 const PERSON: &str = "osctl";
@@ -62,6 +63,39 @@ pub fn record_config(folder: &Path) -> Result<()> {
         node.osctl.ok(["health", "--timeout", "6m"])?;
         Ok(())
     })
+}
+
+/// The UKI that comes onto the disk in a recording of an upgrade, in its folder.
+const NEXT: &str = "next.efi";
+
+/// Records a machine that is upgraded and keeps the new release. Mark: `upgrade`.
+pub fn record_upgrade(folder: &Path) -> Result<()> {
+    let release = Release::of(&Image::find(Flavor::Standin)?, "0.2.0")?;
+    let bundle = folder.with_extension("bundle");
+    release.bundle(&development_key(), &bundle)?;
+    record(folder, |node| {
+        let gate = "machine:\n  healthGate: {deadline: 10m, stable: 3s}\n";
+        fs::write(node.osctl.file("more.yaml"), gate)?;
+        fs::copy(release.uki(), folder.join(NEXT))?;
+        configure(folder, node)?;
+        Recording::mark(folder, "upgrade")?;
+        let bundle = bundle.to_string_lossy();
+        node.osctl
+            .ok(["upgrade", "--timeout", "20m", "--bundle", &bundle])
+            .map(drop)
+    })
+}
+
+/// The release that comes onto the disk in a recording, if one does.
+pub fn next(folder: &Path) -> Result<Vec<Version>> {
+    let path = folder.join(NEXT);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let version = Version::read(&fs::read(&path)?);
+    Ok(vec![
+        version.with_context(|| format!("reading {}", path.display()))?,
+    ])
 }
 
 /// Boots a state of a recording. It is good when the machine waits for a config, or has the one

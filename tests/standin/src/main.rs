@@ -28,7 +28,16 @@ use std::{
 /// Where the kubeconfig goes.
 const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
 
+/// Tells a stand-in that was put in PID 1's place what to do there.
+const AS_INIT: &str = "/usr/lib/keelson/standin-init";
+
 fn main() -> Result<()> {
+    // In place of a daemon or of PID 1 it ends at once, or hangs if it is told to.
+    if process::id() == 1 && fs::read_to_string(AS_INIT).is_ok_and(|text| text == "hang") {
+        loop {
+            thread::sleep(Duration::from_secs(3600));
+        }
+    }
     let args: Vec<String> = std::env::args().collect();
     let server = match args.get(1).map(String::as_str) {
         Some("server") => true,

@@ -1,0 +1,194 @@
+//! Upgrades: what may not run is refused, what runs well is kept, and from whatever does
+//! not the machine comes back by itself.
+#![allow(missing_docs)]
+
+use anyhow::{Context, Result, ensure};
+use keelson_tests::{Flavor, Image, Node, Release, development_key, image_builder};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// A gate that does not hold anybody up, and has patience with a slow host.
+const GATE: &str = "machine:\n  healthGate: {deadline: 10m, stable: 5s}\n";
+
+/// A gate without patience: nothing is going to get healthy.
+const SHORT_GATE: &str = "machine:\n  healthGate: {deadline: 30s, stable: 5s}\n";
+
+#[test]
+fn what_may_not_run_is_refused_and_a_good_release_is_kept() -> Result<()> {
+    let node = Node::configured_with("upgrade", "good", GATE)?;
+    let image = Image::find(Flavor::Standin)?;
+    let folder = tempfile::tempdir()?;
+    let good = folder.path().join("good.bundle");
+    Release::of(&image, "0.2.0")?
+        .floor("0.2.0")
+        .bundle(&development_key(), &good)?;
+    node.osctl.ok(["health", "--timeout", "5m"])?;
+
+    let bytes = fs::read(&good)?;
+    let spoilt = |name: &str, at: usize| -> Result<PathBuf> {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1;
+        let path = folder.path().join(name);
+        fs::write(&path, bytes)?;
+        Ok(path)
+    };
+    let short = folder.path().join("short");
+    fs::write(&short, &bytes[..bytes.len() - 1000])?;
+    let foreign = folder.path().join("foreign.bundle");
+    Release::of(&image, "0.2.0")?.bundle(&foreign_key(folder.path())?, &foreign)?;
+    let same = folder.path().join("same.bundle");
+    Release::of(&image, env!("CARGO_PKG_VERSION"))?
+        .kernel_options("another=build")
+        .bundle(&development_key(), &same)?;
+    let older = folder.path().join("older.bundle");
+    Release::of(&image, "0.0.9")?.bundle(&development_key(), &older)?;
+    for (what, bundle, why) in [
+        ("its manifest", spoilt("manifest", 40)?, ""),
+        ("its UKI", spoilt("uki", 1 << 20)?, "UKI"),
+        ("its root", spoilt("root", bytes.len() - 5000)?, ""),
+        ("its end is missing", short, "cut off"),
+        ("a key that is not trusted", foreign, "trust"),
+        ("another build of what runs", same, "another build"),
+        ("older than what runs", older.clone(), "older"),
+    ] {
+        let output = upgrade(&node, &bundle)?;
+        ensure!(output.code != 0, "{what}: it was taken");
+        ensure!(output.stderr.contains(why), "{what}: {}", output.stderr);
+        ensure!(version(&node)? == env!("CARGO_PKG_VERSION"), "{what}");
+    }
+
+    let output = upgrade(&node, &good)?;
+    ensure!(output.code == 0, "{}", output.stderr);
+    ensure!(version(&node)? == "0.2.0");
+    node.osctl.ok(["health", "--timeout", "5m"])?;
+    // It is kept: a reboot does not go back.
+    node.osctl.ok(["reboot", "--wait"])?;
+    ensure!(version(&node)? == "0.2.0");
+    let output = upgrade(&node, &older)?;
+    ensure!(output.stderr.contains("floor"), "{}", output.stderr);
+
+    node.osctl.ok(["rollback"])?;
+    wait_for(&node, "\"rolled back\"")?;
+    ensure!(version(&node)? == env!("CARGO_PKG_VERSION"));
+    Ok(())
+}
+
+#[test]
+fn from_a_release_that_does_not_run_the_machine_comes_back() -> Result<()> {
+    let node = Node::configured_with("fallback", "good", GATE)?;
+    let image = Image::find(Flavor::Standin)?;
+    let folder = tempfile::tempdir()?;
+    let standin = image
+        .dir()
+        .join("trees/root/usr/lib/orchestrator/bin/standin");
+    node.osctl.ok(["health", "--timeout", "5m"])?;
+    let cases: [(&str, &str, fn(Release, &Path) -> Result<Release>); 3] = [
+        ("0.2.0", "its kernel panics", |release, _| {
+            Ok(release.kernel_options("rdinit=/none"))
+        }),
+        ("0.3.0", "its PID 1 ends", |release, standin| {
+            release.program("usr/bin/init", standin)
+        }),
+        ("0.4.0", "its machined crashes", |release, standin| {
+            release.program("usr/bin/machined", standin)
+        }),
+    ];
+    for (version, what, spoil) in cases {
+        let bundle = folder.path().join(version);
+        spoil(Release::of(&image, version)?, &standin)?.bundle(&development_key(), &bundle)?;
+        let output = upgrade(&node, &bundle)?;
+        ensure!(output.code == 1, "{what}: {output:?}");
+        ensure!(
+            self::version(&node)? == env!("CARGO_PKG_VERSION"),
+            "{what}: it runs"
+        );
+        ensure!(
+            output.stderr.contains("machined"),
+            "{what}: {}",
+            output.stderr
+        );
+        let again = upgrade(&node, &bundle)?;
+        ensure!(
+            again.stderr.contains("has failed here"),
+            "{what}: {}",
+            again.stderr
+        );
+        node.osctl.ok(["health", "--timeout", "5m"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_release_that_does_not_get_healthy_is_given_up() -> Result<()> {
+    // What it runs now is not healthy either; but that one was good once.
+    let node = Node::configured_with("unhealthy", "never-ready", SHORT_GATE)?;
+    let image = Image::find(Flavor::Standin)?;
+    let folder = tempfile::tempdir()?;
+    let bundle = folder.path().join("bundle");
+    Release::of(&image, "0.2.0")?.bundle(&development_key(), &bundle)?;
+    let output = upgrade(&node, &bundle)?;
+    ensure!(output.code == 1, "{output:?}");
+    ensure!(
+        output.stderr.contains("orchestrator ready"),
+        "{}",
+        output.stderr
+    );
+    ensure!(version(&node)? == env!("CARGO_PKG_VERSION"));
+    let told = node.osctl.ok(["get", "upgrade", "-o", "yaml"])?;
+    ensure!(
+        told.contains("fell back") && told.contains("standin: "),
+        "{told}"
+    );
+    Ok(())
+}
+
+fn upgrade(node: &Node, bundle: &Path) -> Result<keelson_tests::Output> {
+    let bundle = bundle.to_string_lossy();
+    node.osctl
+        .run(["upgrade", "--timeout", "20m", "--bundle", &bundle])
+}
+
+fn version(node: &Node) -> Result<String> {
+    node.wait_for_answer(keelson_tests::BOOT)?;
+    let said = node.osctl.ok(["version", "-o", "json"])?;
+    let said: serde_json::Value = serde_json::from_str(&said)?;
+    let version = said["nodes"][0]["version"].as_str();
+    version
+        .map(str::to_owned)
+        .with_context(|| format!("no version in {said}"))
+}
+
+fn wait_for(node: &Node, state: &str) -> Result<()> {
+    let deadline = std::time::Instant::now() + keelson_tests::BOOT;
+    loop {
+        let told = node.osctl.run(["get", "upgrade", "-o", "json"])?;
+        if told.stdout.contains(state) {
+            return Ok(());
+        }
+        ensure!(
+            std::time::Instant::now() < deadline,
+            "{}{}",
+            told.stdout,
+            told.stderr
+        );
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}
+
+/// A key that no image trusts.
+fn foreign_key(folder: &Path) -> Result<PathBuf> {
+    let name = folder.join("foreign");
+    let made = Command::new(image_builder())
+        .args(["key", "new"])
+        .arg(&name)
+        .output()?;
+    ensure!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    Ok(name.with_extension("key"))
+}
