@@ -127,7 +127,7 @@ impl Release {
             .as_array()
             .into_iter()
             .flatten()
-            .filter_map(|word| os_text(word))
+            .filter_map(os_text)
             .collect();
         run(Command::new(image_builder())
             .arg("disk")
