@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! keelson.root=<64 hex: root hash> keelson.verity=<data blocks>,<64 hex: salt> [keelson.debug]
+//! [keelson.watchdog=off]
 //! ```
 //!
 //! Every other word belongs to someone else and is passed over. A word of ours that is there
@@ -14,6 +15,7 @@ use crate::verity::{self, RootSpec};
 const ROOT: &str = "keelson.root";
 const VERITY: &str = "keelson.verity";
 const DEBUG: &str = "keelson.debug";
+const WATCHDOG: &str = "keelson.watchdog";
 
 /// What the command line asks of us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Options {
     pub root: RootSpec,
     /// Say more on the console and in the logs.
     pub debug: bool,
+    /// Watch over the machine. Switched off only to look into one that hangs.
+    pub watchdog: bool,
 }
 
 /// What is wrong with a command line.
@@ -56,8 +60,14 @@ impl Options {
                 salt,
             },
             debug: debug(text),
+            watchdog: watchdog(text),
         })
     }
+}
+
+/// Whether the machine is watched over: unless `keelson.watchdog=off` is there.
+pub fn watchdog(text: &str) -> bool {
+    !words(text).any(|word| word.split_once('=') == Some((WATCHDOG, "off")))
 }
 
 /// Whether `keelson.debug` is there; for programs that want only that.
@@ -73,6 +83,9 @@ impl fmt::Display for Options {
         write!(f, "{ROOT}={root} {VERITY}={},{salt}", self.root.data_blocks)?;
         if self.debug {
             write!(f, " {DEBUG}")?;
+        }
+        if !self.watchdog {
+            write!(f, " {WATCHDOG}=off")?;
         }
         Ok(())
     }
@@ -136,6 +149,13 @@ mod tests {
         assert!(!options.debug);
         assert!(Options::parse(&line("keelson.debug\n")).unwrap().debug);
         assert!(!debug("keelson.debugger keelson.debug=0"));
+        assert!(options.watchdog);
+        assert!(
+            !Options::parse(&line("keelson.watchdog=off"))
+                .unwrap()
+                .watchdog
+        );
+        assert!(watchdog("keelson.watchdog keelson.watchdog=on"));
     }
 
     #[test]
@@ -188,10 +208,11 @@ mod tests {
 
         #[test]
         fn what_was_written_is_read_back(
-            root_hash: [u8; 32], salt: [u8; 32], data_blocks in 1u64.., debug: bool,
+            root_hash: [u8; 32], salt: [u8; 32], data_blocks in 1u64..,
+            debug: bool, watchdog: bool,
             before in "[a-z =.]{0,40}", after in "[a-z =.]{0,40}",
         ) {
-            let options = Options { root: RootSpec { root_hash, data_blocks, salt }, debug };
+            let options = Options { root: RootSpec { root_hash, data_blocks, salt }, debug, watchdog };
             let text = format!("{before} {options} {after}");
             prop_assert_eq!(Options::parse(&text), Ok(options));
         }

@@ -5,10 +5,12 @@
 //!
 //! This is a library only so that the parts can be tested outside of PID 1.
 
+pub mod alive;
 pub mod boot;
 pub mod cgroup;
 pub mod clock;
 pub mod console;
+pub mod crash;
 pub mod machine;
 pub mod modprobe;
 pub mod mount;
@@ -17,3 +19,4 @@ pub mod power;
 pub mod protocol;
 pub mod service;
 pub mod supervise;
+pub mod watchdog;

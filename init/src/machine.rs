@@ -2,22 +2,28 @@
 //! and then supervises until the run ends. What there is to run stands here.
 
 use crate::{
+    alive::Bounds,
     cgroup::{ROOT, Tree},
     console::{self, Level},
-    mount, power,
+    crash, mount, power,
     service::Backoff,
-    supervise::{MACHINED, Setup, Speakers, Supervisor},
+    supervise::{Cause, MACHINED, Setup, Speakers, Supervisor},
+    watchdog::Guard,
 };
 use keelson_api::init as pb;
+use keelson_disk::cmdline;
 use rustix::{
     fs::Mode,
     system::{RebootCommand, reboot},
 };
-use std::{convert::Infallible, io};
+use std::{convert::Infallible, io, path::Path};
 use thiserror::Error;
 
 /// Where notify sockets are made.
 const NOTIFY_DIR: &str = "/run/keelson/notify";
+
+/// Where machined writes its log; in memory.
+const MACHINED_LOG: &str = "/run/log/machined.log";
 
 /// The directories that PID 1 makes, and their modes.
 const DIRECTORIES: [(&str, u32); 4] = [
@@ -29,6 +35,16 @@ const DIRECTORIES: [(&str, u32); 4] = [
 
 /// The user that apid runs as; it stands in the image's /etc/passwd.
 const APID: pb::User = pb::User { uid: 100, gid: 100 };
+
+/// How long machined may be silent. It speaks every five seconds, but for the time until
+/// STATE is mounted, for which a disk may be waited for, checked or formatted.
+const BOUNDS: Bounds = Bounds {
+    grace: 180_000,
+    silence: 60_000,
+    death: 30_000,
+    replacements: 3,
+    steady: 600_000,
+};
 
 /// Why the machine cannot be run.
 #[derive(Debug, Error)]
@@ -65,6 +81,7 @@ impl Error {
 /// Runs the machine; it comes back only to say why it cannot.
 pub fn run() -> Result<Infallible, Error> {
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    let watchdog = Guard::inherit();
     mount::second()?;
     for (path, mode) in DIRECTORIES {
         make(path, mode).map_err(|source| Error::Directory { path, source })?;
@@ -89,10 +106,21 @@ pub fn run() -> Result<Infallible, Error> {
         notify_dir: NOTIFY_DIR.into(),
         speakers: Speakers::Cgroup,
         kept: kept(),
+        alive: watched().then_some(BOUNDS),
+        watchdog,
     })
     .map_err(Error::Supervise)?;
     let ending = supervisor.run().map_err(Error::Supervise)?;
-    power::end(&ending)
+    if ending.cause == Cause::Failed {
+        crash::quote(MACHINED, Path::new(MACHINED_LOG));
+    }
+    power::end(&ending, supervisor.into_watchdog())
+}
+
+/// Whether a machined that hangs is replaced: unless the person who looks into it has
+/// switched that off.
+fn watched() -> bool {
+    cmdline::watchdog(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default())
 }
 
 fn make(path: &str, mode: u32) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! Chooses the role: PID 1 in the initramfs, PID 1 in the root, or modprobe.
 
 use keelson_api::init::power::Action;
-use keelson_init::{boot, console, machine, modprobe, power};
+use keelson_init::{boot, console, crash, machine, modprobe, power};
 use std::{path::Path, process::ExitCode, time::Duration};
 
 /// How long a person may read why the machine restarts.
@@ -47,13 +47,15 @@ fn main() -> ExitCode {
     give_up(&format!("{why}; {hint}"))
 }
 
-/// Tells every console why, waits, and restarts, so that the boot loader counts the try.
+/// Tells every console and the crash log why, waits, and restarts, so that the boot loader
+/// counts the try. A watchdog that was armed stays so: it ends what hangs here.
 fn give_up(why: &str) -> ! {
     console::say(&format!(
         "{why}; rebooting in {} seconds",
         READING_TIME.as_secs()
     ));
     std::thread::sleep(READING_TIME);
+    crash::keep_log();
     power::finish(Action::Reboot)
 }
 

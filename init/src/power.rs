@@ -1,11 +1,14 @@
 //! The end of the machine's run: everything is told to end, then killed, filesystems
 //! are unmounted, and the machine restarts or goes off. It always gets there: a disk or
-//! a server that no longer answers is left behind after a while.
+//! a server that no longer answers is left behind after a while. The watchdog is fed only
+//! while one of these times runs, and is disarmed at the very end if the machine goes off.
 
 use crate::{
     cgroup::{ROOT, Tree},
     console::{self, Level},
-    supervise::{Ending, verb},
+    crash,
+    supervise::{Cause, Ending, verb},
+    watchdog::Guard,
 };
 use keelson_api::init::power::Action;
 use keelson_sys::wait;
@@ -29,10 +32,19 @@ const GRACE: Duration = Duration::from_secs(5);
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Ends the run. Only PID 1 may call this.
-pub fn end(ending: &Ending) -> ! {
+pub fn end(ending: &Ending, mut watchdog: Guard) -> ! {
     console::say(&format!("{}: {}", verb(ending.action), ending.reason));
-    stop_all();
-    unmount_in_child();
+    stop_all(&mut watchdog);
+    unmount_in_child(&mut watchdog);
+    watchdog.feed();
+    if ending.cause == Cause::Failed {
+        // What happened since is told behind it; the reason shall be near the log's end.
+        console::log(Level::Warning, &ending.reason);
+        crash::keep_log();
+    }
+    if ending.action == Action::PowerOff {
+        watchdog.disarm();
+    }
     finish(ending.action)
 }
 
@@ -55,9 +67,9 @@ pub fn finish(action: Action) -> ! {
     }
 }
 
-fn stop_all() {
+fn stop_all(watchdog: &mut Guard) {
     signal_all(Signal::SIGTERM);
-    if gone(GRACE) {
+    if gone(GRACE, watchdog) {
         return;
     }
     signal_all(Signal::SIGKILL);
@@ -71,7 +83,7 @@ fn stop_all() {
             );
         }
     }
-    if !gone(GRACE) {
+    if !gone(GRACE, watchdog) {
         console::log(Level::Warning, "some processes do not end");
     }
 }
@@ -84,9 +96,10 @@ fn signal_all(signal: Signal) {
 }
 
 /// Collects children until there are none: whoever else is left becomes one in time.
-fn gone(patience: Duration) -> bool {
+fn gone(patience: Duration, watchdog: &mut Guard) -> bool {
     let deadline = Instant::now() + patience;
     loop {
+        watchdog.feed();
         match wait::reap() {
             Ok(Some(_)) => continue,
             Ok(None) => {}
@@ -101,7 +114,7 @@ fn gone(patience: Duration) -> bool {
 }
 
 /// Unmounting may hang in the kernel: a child does it, and is not waited for long.
-fn unmount_in_child() {
+fn unmount_in_child(watchdog: &mut Guard) {
     let child = match wait::fork_run(|| {
         unmount_all();
         0
@@ -117,6 +130,7 @@ fn unmount_in_child() {
     };
     let deadline = Instant::now() + UNMOUNT_PATIENCE;
     while Instant::now() < deadline {
+        watchdog.feed();
         match wait::reap() {
             Ok(Some(exit)) if exit.pid == child => return,
             Ok(Some(_)) => {}

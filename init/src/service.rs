@@ -113,6 +113,8 @@ pub enum Input {
         /// Kill what is left in its cgroup afterwards.
         kill_cgroup: bool,
     },
+    /// It runs and does not answer: it is killed, and that is a death.
+    Hung(String),
     /// It said something on its notify socket.
     Notified {
         /// READY=1 was among it.
@@ -174,7 +176,7 @@ pub struct Service {
     keep: Keep,
     delay: Ms,
     deaths: VecDeque<Ms>,
-    /// Why it ended, until it is started again.
+    /// Why it ended or is to end, until it is started again.
     reason: Option<String>,
 }
 
@@ -229,6 +231,7 @@ impl Service {
                 grace,
                 kill_cgroup,
             } => self.stop(signal, now.saturating_add(grace), kill_cgroup),
+            Input::Hung(reason) => self.hung(reason),
             Input::Notified { ready, status } => self.notified(ready, status),
             Input::Tick => self.tick(now),
         }
@@ -287,7 +290,8 @@ impl Service {
             }
             Keep::Always(_) => {
                 let lived = now.saturating_sub(life.since);
-                outputs.extend(self.died(now, lived, exit.reason()));
+                let reason = self.reason.take().unwrap_or_else(|| exit.reason());
+                outputs.extend(self.died(now, lived, reason));
             }
         }
         outputs
@@ -351,6 +355,17 @@ impl Service {
             kill_cgroup,
         };
         vec![Output::Signal { pid, signal }]
+    }
+
+    fn hung(&mut self, reason: String) -> Vec<Output> {
+        let (State::Up(life) | State::Stopping { life, .. }) = &self.state else {
+            return vec![Output::Denied("it does not run")];
+        };
+        self.reason = Some(reason);
+        vec![Output::Signal {
+            pid: life.pid,
+            signal: 9,
+        }]
     }
 
     fn notified(&mut self, ready: bool, status: Option<String>) -> Vec<Output> {

@@ -31,6 +31,7 @@ use crate::{
     acquire::Platform,
     cluster,
     console::Console,
+    crashlog,
     events::Events,
     facts::Facts,
     health,
@@ -63,7 +64,7 @@ use std::{
 use tokio::{
     sync::{Notify, broadcast, mpsc, oneshot, watch},
     task::AbortHandle,
-    time::{interval, sleep},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
 /// Wakes the loop: whoever sees that the machine may have changed calls
@@ -78,6 +79,10 @@ const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often the owner looks at what tells nobody: the clock, STATE.
 const EVERY: Duration = Duration::from_secs(10);
+
+/// How often init is told that this loop goes round. After a minute without a word init
+/// starts machined again.
+const ALIVE: Duration = Duration::from_secs(5);
 
 /// How long changes of names and addresses are gathered.
 const GATHER: Duration = Duration::from_millis(200);
@@ -368,6 +373,11 @@ impl Engine {
             outcome: outcome_sender,
         };
         tokio::spawn(passes.run());
+        tokio::spawn(crashlog::keep(
+            volumes.clone(),
+            self.resources.clone(),
+            self.events.clone(),
+        ));
         tokio::spawn(uevent::watch(wake));
         let parts = orchestrator::Parts {
             init: self.init.clone(),
@@ -406,6 +416,8 @@ impl Engine {
         let mut changes = self.resources.watch();
         let mut init = self.init.events();
         let mut timer = interval(EVERY);
+        let mut alive = interval(ALIVE);
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 command = inbox.recv() => match command {
@@ -432,6 +444,8 @@ impl Engine {
                     self.power(ending, "a person at the machine", reply, &running);
                 },
                 _ = timer.tick() => self.certify(),
+                // From here and from nowhere else: were this loop stuck, nobody would say so.
+                _ = alive.tick() => self.init.alive(),
             }
         }
     }

@@ -127,6 +127,15 @@ impl Init {
         self.ask(request::Body::Power(power)).await.map(drop)
     }
 
+    /// Tells init that machined lives. Waits for nothing: where it cannot be sent now the
+    /// next one will be.
+    pub(crate) fn alive(&self) {
+        let (reply, _) = oneshot::channel();
+        let body = request::Body::Alive(proto::Alive {});
+        // An error says that init is slow or gone: others see that as well.
+        drop(self.asks.try_send(Ask { body, reply }));
+    }
+
     async fn ask(&self, body: request::Body) -> Result<Option<response::Body>, InitError> {
         let (reply, answer) = oneshot::channel();
         let exchange = async {
@@ -337,6 +346,17 @@ mod tests {
         .unwrap();
         assert_eq!(asked.await.unwrap().unwrap(), 42);
         assert_eq!(events.recv().await.unwrap(), InitEvent::Exited(exited));
+    }
+
+    #[tokio::test]
+    async fn a_sign_of_life_waits_for_nothing() {
+        let (init, client) = pair();
+        for _ in 0..100 {
+            client.alive();
+        }
+        let request = next(&init).await;
+        assert_eq!(request.body, Some(request::Body::Alive(proto::Alive {})));
+        Init::new(None).unwrap().alive();
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ mod acquire;
 mod api;
 mod cluster;
 mod console;
+mod crashlog;
 mod cri;
 mod dhcp;
 mod engine;

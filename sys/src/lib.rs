@@ -13,3 +13,4 @@ pub mod packet;
 pub mod partition;
 pub mod spawn;
 pub mod wait;
+pub mod watchdog;

@@ -114,6 +114,40 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Waits until the kernel's log contains the text; returns the whole log.
+    pub fn wait_for_dmesg(&self, text: &str, limit: Duration) -> Result<String> {
+        let deadline = std::time::Instant::now() + limit;
+        loop {
+            let output = self.osctl.run(["dmesg"])?;
+            if output.stdout.contains(text) {
+                return Ok(output.stdout);
+            }
+            if std::time::Instant::now() > deadline {
+                anyhow::bail!("{text:?} is not in the kernel's log: {}", output.stderr);
+            }
+            sleep(Duration::from_secs(1));
+        }
+    }
+
+    /// Waits until there are resources of a kind.
+    pub fn wait_for_resource(&self, kind: &str, limit: Duration) -> Result<Vec<serde_json::Value>> {
+        let deadline = std::time::Instant::now() + limit;
+        loop {
+            let output = self.osctl.run(["get", kind, "-o", "json"])?;
+            let found: Vec<serde_json::Value> =
+                serde_json::from_str(&output.stdout).unwrap_or_default();
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            if std::time::Instant::now() > deadline {
+                anyhow::bail!("there is no {kind}: {}{}", output.stdout, output.stderr);
+            }
+            sleep(Duration::from_secs(1));
+        }
+    }
+}
+
 fn generate(osctl: &Osctl, orchestrator: &str, behaviour: &str) -> Result<()> {
     fs::write(
         osctl.file("patch.yaml"),

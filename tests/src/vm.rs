@@ -184,6 +184,7 @@ impl Vm {
             .arg(format!("user,id=net,restrict=on{forwards}"))
             .args(["-device", "virtio-net-pci,netdev=net,romfile="])
             .args(["-device", "virtio-rng-pci"])
+            .args(["-device", "i6300esb", "-action", "watchdog=reset"])
             .arg("-serial")
             .arg(format!("file:{}", console.path().display()))
             .arg("-qmp")

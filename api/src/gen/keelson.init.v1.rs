@@ -5,7 +5,7 @@ pub struct Request {
     /// Chosen by machined; the response carries it back.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6")]
     pub body: ::core::option::Option<request::Body>,
 }
 /// Nested message and enum types in `Request`.
@@ -20,6 +20,8 @@ pub mod request {
         List(super::List),
         #[prost(message, tag = "5")]
         Power(super::Power),
+        #[prost(message, tag = "6")]
+        Alive(super::Alive),
     }
 }
 /// Starts a service. Refused while one of that name runs.
@@ -157,6 +159,11 @@ pub mod power {
         }
     }
 }
+/// machined lives. It says so every few seconds, out of the loop that does its work: a
+/// machined that is silent for a minute is killed and started again, and where that does
+/// not help the machine restarts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Alive {}
 /// What init sends.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Message {

@@ -303,6 +303,7 @@ fn command_line(spec: &RootSpec, options: &str) -> anyhow::Result<String> {
     let ours = cmdline::Options {
         root: *spec,
         debug: false,
+        watchdog: true,
     };
     let options: Vec<&str> = options.split_whitespace().collect();
     let mut line = ours.to_string();

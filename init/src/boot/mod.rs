@@ -1,13 +1,17 @@
 //! The first role: from the initramfs to the verified root. In order: mounts, command
-//! line, modules, the root's partition, dm-verity, EROFS, the boot record, and then
-//! this program again, out of the root. It never writes to a disk.
+//! line, the watchdog, a place for crash logs, modules, the root's partition, dm-verity,
+//! EROFS, the boot record, and then this program again, out of the root. It never writes
+//! to a disk.
+//!
+//! The watchdog is fed only between two looks for the root: whatever hangs here, a disk
+//! that never answers for example, ends in a reset.
 
 mod loader;
 mod modules;
 mod root;
 mod switch;
 
-use crate::{clock, console, mount};
+use crate::{clock, console, crash, mount, watchdog::Guard};
 use keelson_disk::{cmdline, verity};
 use keelson_sys::dm;
 use root::{Candidate, Search};
@@ -92,13 +96,18 @@ impl Error {
 pub fn run() -> Result<Infallible, Error> {
     mount::first()?;
     let text = fs::read_to_string("/proc/cmdline").map_err(Error::ReadCommandLine)?;
+    let mut modules = modules::Modules::open(cmdline::debug(&text));
+    let mut watchdog = match cmdline::watchdog(&text) {
+        true => Guard::arm(modules.index()),
+        false => Guard::none(),
+    };
+    crash::prepare(modules.index());
     let options = cmdline::Options::parse(&text)?;
-    let mut modules = modules::Modules::open(options.debug);
     modules.load_fixed();
     if Path::new("/sys/firmware/efi").exists() {
         mount::efivars()?;
     }
-    let found = search(&options, &mut modules)?;
+    let found = search(&options, &mut modules, &mut watchdog)?;
     let device = found.node.to_string_lossy().into_owned();
     let target = dm::Target {
         sectors: options.root.sectors(),
@@ -129,14 +138,19 @@ pub fn run() -> Result<Infallible, Error> {
         what: "write the boot record",
         source,
     })?;
-    switch::run(NEW_ROOT, PROGRAM)
+    switch::run(NEW_ROOT, PROGRAM, watchdog)
 }
 
 /// Waits for the root's partition, loading modules for what appears meanwhile.
-fn search(options: &cmdline::Options, modules: &mut modules::Modules) -> Result<Candidate, Error> {
+fn search(
+    options: &cmdline::Options,
+    modules: &mut modules::Modules,
+    watchdog: &mut Guard,
+) -> Result<Candidate, Error> {
     let mut search = Search::new(options.root.root_hash, loader::partition());
     let deadline = clock::now() + PATIENCE;
     loop {
+        watchdog.feed();
         modules.load_for_devices();
         let time = clock::now();
         if let Some(found) = search.look(time) {

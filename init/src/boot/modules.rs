@@ -39,6 +39,11 @@ impl Modules {
         }
     }
 
+    /// The index, if there is one.
+    pub(super) fn index(&self) -> Option<&Index> {
+        self.index.as_ref()
+    }
+
     /// Loads what no device asks for. One that is built in or not needed is no error
     /// here: what is really missing shows at its use.
     pub(super) fn load_fixed(&mut self) {

@@ -2,6 +2,7 @@
 //! memory back, the root becomes `/`, and the program in it takes over.
 
 use super::Error;
+use crate::watchdog::Guard;
 use rustix::{
     fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags},
     mount::mount_move,
@@ -24,7 +25,7 @@ const MOVED: [&str; 4] = ["dev", "proc", "sys", "run"];
 /// How deep the initramfs may nest.
 const MAX_DEPTH: u32 = 32;
 
-pub(super) fn run(root: &str, program: &str) -> Result<Infallible, Error> {
+pub(super) fn run(root: &str, program: &str, mut watchdog: Guard) -> Result<Infallible, Error> {
     let at = |what: &'static str| {
         move |errno: rustix::io::Errno| Error::Switch {
             what,
@@ -56,7 +57,10 @@ pub(super) fn run(root: &str, program: &str) -> Result<Infallible, Error> {
     rustix::process::chdir("/").map_err(at("change into the root"))?;
     // The environment holds what stood on the command line and was not understood:
     // none of it is for us.
-    let source = Command::new(program).env_clear().exec();
+    let source = Command::new(program)
+        .env_clear()
+        .envs(watchdog.hand_over())
+        .exec();
     Err(Error::Switch {
         what: "execute /usr/bin/init",
         source,

@@ -83,6 +83,24 @@ fn a_program_that_cannot_start_is_a_death_too() {
 }
 
 #[test]
+fn one_that_hangs_is_killed_and_that_is_a_death_with_its_own_reason() {
+    let mut service = kept();
+    let hung = || Input::Hung("it said nothing".into());
+    assert!(matches!(service.handle(0, hung())[..], [Output::Denied(_)]));
+    service.handle(0, Input::Started { pid: 7 });
+    assert_eq!(
+        service.handle(1, hung()),
+        [Output::Signal { pid: 7, signal: 9 }]
+    );
+    let outputs = service.handle(2, Input::Exited(exit(7)));
+    assert_eq!(outputs, [Output::Exited(exit(7))]);
+    assert_eq!(service.deadline(), Some(102));
+    let outputs = service.handle(102, Input::Started { pid: 8 });
+    let reason = "it said nothing".to_owned();
+    assert_eq!(outputs, [Output::Restarted { pid: 8, reason }]);
+}
+
+#[test]
 fn stop_signals_then_kills_then_cleans_the_cgroup() {
     let mut service = Service::new(Keep::Once);
     service.handle(0, Input::Started { pid: 7 });

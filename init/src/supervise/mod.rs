@@ -13,11 +13,13 @@ mod requests;
 mod table;
 
 use crate::{
+    alive::{self, Alive, Bounds},
     cgroup::Tree,
     clock::{self, Ms, now},
     console::{self, Level},
     protocol::Spec,
     service::{Backoff, Exit, Input, Output},
+    watchdog::Guard,
 };
 use keelson_api::init as pb;
 use keelson_sys::wait;
@@ -51,7 +53,7 @@ pub enum Speakers {
 }
 
 /// Where everything is, and what is kept running.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Setup {
     /// The tree of control groups.
     pub cgroups: Tree,
@@ -63,6 +65,19 @@ pub struct Setup {
     pub speakers: Speakers,
     /// What init starts by itself; the one named `machined` gets the socket.
     pub kept: Vec<(pb::Start, Backoff)>,
+    /// How long machined may be silent; for ever if there are no bounds.
+    pub alive: Option<Bounds>,
+    /// The machine's watchdog.
+    pub watchdog: Guard,
+}
+
+/// Who wants the machine's run to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Somebody asked for it.
+    Asked,
+    /// Something failed that nothing else helps against.
+    Failed,
 }
 
 /// Why the machine's run ends.
@@ -70,6 +85,8 @@ pub struct Setup {
 pub struct Ending {
     /// What to do then.
     pub action: pb::power::Action,
+    /// Whether it was asked for.
+    pub cause: Cause,
     /// Why, in words.
     pub reason: String,
 }
@@ -92,6 +109,9 @@ pub struct Supervisor {
     /// When a key press is carried out here if machined did not, and which.
     power_key: Option<(Ms, Ending)>,
     ending: Option<Ending>,
+    /// Whether machined answers, if anybody wants to know.
+    alive: Option<Alive>,
+    watchdog: Guard,
     /// More children may have ended than were collected in one turn.
     more: bool,
 }
@@ -129,6 +149,8 @@ impl Supervisor {
             link: None,
             power_key: None,
             ending: None,
+            alive: setup.alive.map(|bounds| Alive::new(now(), bounds)),
+            watchdog: setup.watchdog,
             more: true,
         })
     }
@@ -150,13 +172,20 @@ impl Supervisor {
         }
     }
 
+    /// The watchdog, for the end of the machine's run.
+    pub fn into_watchdog(self) -> Guard {
+        self.watchdog
+    }
+
     /// Sleeps until something happens or is due.
     fn wait(&self) -> io::Result<()> {
         let due = self
             .table
             .deadline()
             .into_iter()
-            .chain(self.power_key.as_ref().map(|key| key.0));
+            .chain(self.power_key.as_ref().map(|key| key.0))
+            .chain(self.alive.as_ref().and_then(Alive::deadline))
+            .chain(self.watchdog.deadline());
         let timeout = match self.more {
             true => Some(0),
             false => due.min().map(|at| at.saturating_sub(now())),
@@ -204,6 +233,7 @@ impl Supervisor {
     fn key_pressed(&mut self, action: pb::power::Action, why: &str) {
         let ending = Ending {
             action,
+            cause: Cause::Asked,
             reason: why.to_owned(),
         };
         console::say(&format!("{why}: {}", verb(action)));
@@ -230,6 +260,29 @@ impl Supervisor {
                 true => self.ending = Some(ending),
                 false => self.power_key = Some((at, ending)),
             }
+        }
+        self.watch(time);
+    }
+
+    /// Replaces a machined that does not answer, and feeds the watchdog while it answers
+    /// or there is time left for it.
+    fn watch(&mut self, time: Ms) {
+        match self.alive.as_mut().and_then(|alive| alive.tick(time)) {
+            Some(alive::Output::Replace(why)) => {
+                console::log(Level::Error, &format!("machined is replaced: {why}"));
+                self.input(MACHINED, Input::Hung(why));
+            }
+            Some(alive::Output::Restart(why)) => {
+                self.ending = Some(Ending {
+                    action: pb::power::Action::Reboot,
+                    cause: Cause::Failed,
+                    reason: format!("machined does not answer: {why}"),
+                });
+            }
+            None => {}
+        }
+        if self.alive.as_ref().is_none_or(|alive| alive.is_well(time)) {
+            self.watchdog.feed();
         }
     }
 
@@ -306,6 +359,9 @@ impl Supervisor {
                 }
                 if name == MACHINED {
                     self.link = None;
+                    if let Some(alive) = &mut self.alive {
+                        alive.exited(now());
+                    }
                 }
                 self.event(pb::message::Body::Exited(table::exited(name, &exit)));
             }
@@ -337,6 +393,7 @@ impl Supervisor {
                 let reason = format!("{name} crashes again and again: {reason}");
                 self.ending = Some(Ending {
                     action: pb::power::Action::Reboot,
+                    cause: Cause::Failed,
                     reason,
                 });
             }

@@ -2,6 +2,7 @@
 
 use super::{Link, MACHINED, NOTIFY_LIMIT, Speakers, Supervisor, outbox::Outbox, table::Entry};
 use crate::{
+    clock::now,
     console::{self, Level},
     notify,
     protocol::Spec,
@@ -71,6 +72,9 @@ impl Supervisor {
                 fd: ours,
                 outbox: Outbox::default(),
             });
+            if let Some(alive) = &mut self.alive {
+                alive.started(now());
+            }
         }
         console::log(Level::Info, &format!("{name} was started as process {pid}"));
         self.input(name, Input::Started { pid });

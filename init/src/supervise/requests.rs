@@ -1,8 +1,9 @@
 //! The talk with machined: its requests, the answers and the events. Neither a machined
 //! that is slow nor one that is gone holds up anything here.
 
-use super::{MACHINED, Supervisor};
+use super::{Cause, MACHINED, Supervisor};
 use crate::{
+    clock::now,
     console::{self, Level},
     protocol::{self, Spec},
     service::{Input, Output},
@@ -51,6 +52,12 @@ impl Supervisor {
             Some(Body::Stop(stop)) => self.stop(&stop).map(|()| None),
             Some(Body::List(_)) => Ok(Some(Answer::Services(self.table.list()))),
             Some(Body::Power(power)) => self.power(power).map(|()| None),
+            Some(Body::Alive(_)) => {
+                if let Some(alive) = &mut self.alive {
+                    alive.heard(now());
+                }
+                Ok(None)
+            }
             None => Err("a request that this init does not know".into()),
         };
         self.respond(request.id, result);
@@ -91,6 +98,7 @@ impl Supervisor {
         }
         self.ending = Some(Ending {
             action,
+            cause: Cause::Asked,
             reason: power.reason,
         });
         Ok(())

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const CASES: [(&str, fn()); 14] = [
+const CASES: [(&str, fn()); 15] = [
     (
         "an_end_is_told_and_remembered",
         an_end_is_told_and_remembered,
@@ -48,6 +48,10 @@ const CASES: [(&str, fn()); 14] = [
     (
         "a_machined_that_hangs_up_is_replaced",
         a_machined_that_hangs_up_is_replaced,
+    ),
+    (
+        "a_machined_that_hangs_is_replaced_and_then_the_run_ends",
+        a_machined_that_hangs_is_replaced_and_then_the_run_ends,
     ),
     ("nonsense_is_answered", nonsense_is_answered),
     ("a_crash_loop_ends_the_run", a_crash_loop_ends_the_run),
@@ -296,6 +300,30 @@ fn a_machined_that_hangs_up_is_replaced() {
     rustix::net::shutdown(bench.link(), rustix::net::Shutdown::Both).unwrap();
     bench.connect();
     assert_ne!(bench.process("machined").pid, old);
+}
+
+fn a_machined_that_hangs_is_replaced_and_then_the_run_ends() {
+    let mut bench = Bench::new(5, 10);
+    let start = bench.role("orchestrator", "counts");
+    let pid = bench.start(start);
+    for _ in 0..2 {
+        let machined = bench.process("machined");
+        assert_eq!(bench.ask(Ask::Alive(pb::Alive {})).error, "");
+        // It says no more from here on.
+        bench.connect();
+        let (new, reason) = bench.event(|event| match event {
+            Event::Restarted(restarted) => Some((restarted.pid, restarted.reason.clone())),
+            _ => None,
+        });
+        assert_ne!(new, machined.pid);
+        assert_eq!(reason, "it said nothing for 1 s");
+        assert_eq!(bench.process("orchestrator").pid, pid);
+    }
+    bench.ask(Ask::Alive(pb::Alive {}));
+    assert_eq!(
+        bench.ending(),
+        "Reboot: machined does not answer: it said nothing for 1 s, and replacing it 2 times did not help"
+    );
 }
 
 fn nonsense_is_answered() {

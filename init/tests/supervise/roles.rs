@@ -3,9 +3,11 @@
 
 use keelson_api::init as pb;
 use keelson_init::{
+    alive::Bounds,
     cgroup::Tree,
     service::Backoff,
     supervise::{Setup, Speakers, Supervisor},
+    watchdog::Guard,
 };
 use keelson_sys::wait;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -17,6 +19,15 @@ use std::{
     path::Path,
     thread,
     time::Duration,
+};
+
+/// A machined that has spoken once is replaced after a second of silence, two times.
+const BOUNDS: Bounds = Bounds {
+    grace: 600_000,
+    silence: 1000,
+    death: 60_000,
+    replacements: 2,
+    steady: 600_000,
 };
 
 /// Runs the role that the words name; nothing if they name none.
@@ -93,6 +104,8 @@ fn supervisor(dir: &Path, first: u64, most: usize, machined: &str) {
         notify_dir: dir.join("notify"),
         speakers: Speakers::Main,
         kept: vec![(start, backoff)],
+        alive: Some(BOUNDS),
+        watchdog: Guard::none(),
     })
     .unwrap();
     let ending = supervisor.run().unwrap();

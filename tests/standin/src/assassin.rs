@@ -35,7 +35,7 @@ pub(crate) fn kill_ten_times() {
 }
 
 /// The process of this name.
-fn find(name: &str) -> Option<i32> {
+pub(crate) fn find(name: &str) -> Option<i32> {
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let comm = fs::read_to_string(entry.path().join("comm")).ok()?;

@@ -26,6 +26,12 @@ pub(crate) enum Behaviour {
     IgnoreTerm,
     /// Kills machined and apid, ten times each, whenever they run.
     Assassin,
+    /// Stops machined once, so that it hangs: alive, and without a word.
+    StopMachined,
+    /// Freezes PID 1 once, so that the machine hangs.
+    FreezeInit,
+    /// Has the kernel panic once.
+    Panic,
     /// Tries to change what must not change and to make many orphans, and says what came of it.
     Probe,
     /// Does nothing, and says once how much memory the idle machine uses.

@@ -10,6 +10,7 @@
 
 mod assassin;
 mod config;
+mod hang;
 mod idle;
 mod probe;
 mod serve;
@@ -67,6 +68,10 @@ fn main() -> Result<()> {
     }
     match config.behaviour {
         Behaviour::Assassin => drop(thread::spawn(assassin::kill_ten_times)),
+        Behaviour::StopMachined | Behaviour::FreezeInit | Behaviour::Panic => {
+            let (behaviour, marker) = (config.behaviour, config.data_dir.join("hung"));
+            drop(thread::spawn(move || hang::once(behaviour, &marker)));
+        }
         Behaviour::Probe => drop(thread::spawn(probe::run)),
         Behaviour::Idle => drop(thread::spawn(idle::report)),
         _ => {}
