@@ -182,6 +182,9 @@ impl Guard {
 /// Loads drivers until one has found its watchdog; its name.
 fn load(index: Option<&Index>) -> Option<&'static str> {
     let there = || Path::new(DEVICE).exists();
+    if let Some(index) = index {
+        try_load(index, "pretimeout_panic");
+    }
     if there() {
         return Some("built in");
     }

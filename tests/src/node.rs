@@ -130,15 +130,13 @@ impl Node {
         }
     }
 
-    /// Waits until there are resources of a kind.
-    pub fn wait_for_resource(&self, kind: &str, limit: Duration) -> Result<Vec<serde_json::Value>> {
+    /// Waits until there are resources of a kind; returns them as JSON.
+    pub fn wait_for_resource(&self, kind: &str, limit: Duration) -> Result<String> {
         let deadline = std::time::Instant::now() + limit;
         loop {
             let output = self.osctl.run(["get", kind, "-o", "json"])?;
-            let found: Vec<serde_json::Value> =
-                serde_json::from_str(&output.stdout).unwrap_or_default();
-            if !found.is_empty() {
-                return Ok(found);
+            if output.stdout.contains("\"name\"") {
+                return Ok(output.stdout);
             }
             if std::time::Instant::now() > deadline {
                 anyhow::bail!("there is no {kind}: {}{}", output.stdout, output.stderr);
