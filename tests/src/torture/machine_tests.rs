@@ -56,6 +56,7 @@ fn release(version: &str) -> Release {
     let line = keelson_disk::cmdline::Options {
         root: spec,
         debug: false,
+        watchdog: true,
     };
     let os_release = format!("ID=keelson\nVERSION_ID={version}\n");
     let kernel: Vec<u8> = (0..60_000u32)
