@@ -46,6 +46,7 @@ fn cmdline(root: &RootSpec) -> String {
     keelson_disk::cmdline::Options {
         root: *root,
         debug: false,
+        watchdog: true,
     }
     .to_string()
 }
