@@ -136,8 +136,8 @@ async fn what_osctl_would_not_send_is_refused_too(
         let file_name = format!("{name}.yaml");
         let request = ApplyConfigRequest {
             config,
-            dry_run: false,
             file_name,
+            ..Default::default()
         };
         let answer = machine.apply_config(request).await?.into_inner();
         assert_eq!(answer.generation, 0, "{name}");

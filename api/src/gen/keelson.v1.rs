@@ -43,6 +43,11 @@ pub struct ApplyConfigRequest {
     /// The name of the config's file on the caller's side; used in diagnostics.
     #[prost(string, tag = "3")]
     pub file_name: ::prost::alloc::string::String,
+    /// Store it only over the config of this generation: whoever changes what they
+    /// have read does not undo what somebody else has changed since. 0 asks nothing.
+    /// With another generation stored, the answer is ABORTED and nothing is changed.
+    #[prost(uint64, tag = "4")]
+    pub expected_generation: u64,
 }
 /// What was found in a config, and what it takes to apply it.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -61,6 +61,7 @@ impl From<Error> for Status {
         match error {
             Error::InvalidConfig(_) | Error::InvalidArgument(_) => Status::invalid_argument(text),
             Error::FailedPrecondition(_) => Status::failed_precondition(text),
+            Error::Conflict(_) => Status::aborted(text),
             Error::NotFound(_) => Status::not_found(text),
             Error::Unavailable(_) => Status::unavailable(text),
             Error::Internal(_) => Status::internal(text),

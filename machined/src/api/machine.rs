@@ -53,6 +53,7 @@ impl MachineService for Machine {
             config,
             dry_run,
             file_name,
+            expected_generation,
         } = request.into_inner();
         let apply = Apply {
             config: config.into(),
@@ -60,6 +61,7 @@ impl MachineService for Machine {
             source,
             dry_run,
             only_first,
+            expected_generation: (expected_generation != 0).then_some(expected_generation),
         };
         match self.0.apply(apply).await {
             Ok(applied) => Ok(Response::new(v1::ApplyConfigResponse {

@@ -37,6 +37,9 @@ impl Engine {
             let text = "this machine has its first config: further ones need a client certificate of its administrators";
             return Err(Error::FailedPrecondition(text.into()));
         }
+        if let Some(conflict) = self.conflict(apply.expected_generation) {
+            return Err(conflict);
+        }
         let carried = self.payload.as_ref().map(|payload| payload.name.as_str());
         let (machine, mut diagnostics) = check::check(&apply.file_name, &apply.config, carried)?;
         let machine = Arc::new(machine);
@@ -101,6 +104,23 @@ impl Engine {
         })
     }
 
+    /// What is wrong if the caller changed another config than the stored one.
+    fn conflict(&self, expected: Option<u64>) -> Option<Error> {
+        let expected = expected?;
+        let config = self.config.borrow();
+        let text = match config.as_ref() {
+            Some(stored) if stored.generation == expected => return None,
+            Some(stored) => format!(
+                "the config is not generation {expected} any more but {}, stored by {}: nothing was changed",
+                stored.generation, stored.source
+            ),
+            None => {
+                format!("there is no config of generation {expected}: this machine has none yet")
+            }
+        };
+        Some(Error::Conflict(text))
+    }
+
     /// Puts a stored config in force.
     pub(super) fn publish(&mut self, stored: Stored) {
         let wanted = Wanted {
@@ -141,6 +161,7 @@ impl Engine {
                 source: source.clone(),
                 dry_run: false,
                 only_first: true,
+                expected_generation: None,
             };
             match self.apply(apply, None).await {
                 Ok(_) => return,

@@ -52,6 +52,9 @@ pub(crate) enum Error {
     /// The machine is not in the state for it. gRPC: FAILED_PRECONDITION.
     #[error("{0}")]
     FailedPrecondition(String),
+    /// Somebody else was faster. gRPC: ABORTED.
+    #[error("{0}")]
+    Conflict(String),
     /// No such thing. gRPC: NOT_FOUND.
     #[error("{0}")]
     NotFound(String),
@@ -75,6 +78,8 @@ pub(crate) struct Apply {
     pub dry_run: bool,
     /// Refuse if a config is stored already: the rule of maintenance mode.
     pub only_first: bool,
+    /// Refuse unless the stored config has this generation.
+    pub expected_generation: Option<u64>,
 }
 
 /// What came of an [`Apply`].

@@ -53,6 +53,7 @@ fn apply(config: &[u8]) -> Apply {
         source: "CN=admin".into(),
         dry_run: false,
         only_first: true,
+        expected_generation: None,
     }
 }
 
@@ -114,6 +115,36 @@ async fn in_maintenance_only_the_first_config_is_taken() {
     };
     assert_eq!(node.handle.apply(admin()).await.unwrap().generation, 2);
     assert_eq!(node.handle.apply(admin()).await.unwrap().generation, 2);
+}
+
+#[tokio::test]
+async fn a_config_made_of_another_one_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = good(dir.path());
+    let (one, two) = (config("one"), config("two"));
+    let expecting = |config: &[u8], generation| Apply {
+        only_first: false,
+        expected_generation: Some(generation),
+        ..apply(config)
+    };
+    let early = node.handle.apply(expecting(&one, 1)).await.unwrap_err();
+    assert!(matches!(early, Error::Conflict(_)), "{early}");
+    node.handle.apply(apply(&one)).await.unwrap();
+    let applied = node.handle.apply(expecting(&two, 1)).await.unwrap();
+    assert_eq!(applied.generation, 2);
+    // A dry run says so too: its plan would be of another change.
+    for dry_run in [true, false] {
+        let late = Apply {
+            dry_run,
+            ..expecting(&one, 1)
+        };
+        let late = node.handle.apply(late).await.unwrap_err();
+        assert!(
+            late.to_string().contains("not generation 1 any more but 2"),
+            "{late}"
+        );
+    }
+    assert_eq!(node.handle.config().unwrap().bytes, two);
 }
 
 #[tokio::test]

@@ -192,6 +192,8 @@ pub(super) fn status(target: &Target, what: &str, status: &Status, testimony: &T
         Code::Unavailable => new(Kind::Unreachable)
             .hint("the node is there but not ready; `osctl health` waits until it is"),
         Code::DeadlineExceeded => new(Kind::Timeout),
+        Code::Aborted => new(Kind::Failed)
+            .hint("somebody else changed it in the meantime: look at it again and repeat the change"),
         Code::InvalidArgument | Code::OutOfRange => new(Kind::Input),
         Code::Unimplemented => new(Kind::Failed)
             .hint("this node does not know the call: compare the versions with `osctl version`"),

@@ -45,6 +45,7 @@ impl ApplyConfig {
             config,
             dry_run: self.dry_run,
             file_name: name,
+            expected_generation: 0,
         };
         for target in app.named_targets(&self.maintenance)? {
             let session = Session::open(&target).await?;
