@@ -4,10 +4,11 @@ use crate::{
     app::{App, Global},
     commands::{
         apply_config::ApplyConfig, bundle::Bundle, completion::Completion, config::Config,
-        dmesg::Dmesg, events::Events, exit_codes::ExitCodes, generate::Generate, get::Get,
-        health::Health, internal_docs::InternalDocs, kubeconfig::Kubeconfig, logs::Logs,
-        reboot::Reboot, rollback::Rollback, service::Service, shutdown::Shutdown, upgrade::Upgrade,
-        validate::Validate, version::Version,
+        convert::Convert, dmesg::Dmesg, edit::Edit, events::Events, exit_codes::ExitCodes,
+        explain::Explain, generate::Generate, get::Get, health::Health,
+        internal_docs::InternalDocs, kubeconfig::Kubeconfig, logs::Logs, patch::Patch,
+        reboot::Reboot, rollback::Rollback, schema::Schema, service::Service, shutdown::Shutdown,
+        upgrade::Upgrade, validate::Validate, version::Version,
     },
     error::{EXIT_CODES, Result},
 };
@@ -41,7 +42,12 @@ enum Command {
     #[command(subcommand, name = "gen")]
     Generate(Generate),
     Validate(Validate),
+    Explain(Explain),
+    Schema(Schema),
+    Convert(Convert),
     ApplyConfig(ApplyConfig),
+    Patch(Patch),
+    Edit(Edit),
     #[command(subcommand)]
     Config(Config),
     Version(Version),
@@ -72,7 +78,12 @@ impl Cli {
         match self.command {
             Command::Generate(command) => command.run(),
             Command::Validate(command) => command.run(),
+            Command::Explain(command) => command.run(),
+            Command::Schema(command) => command.run(),
+            Command::Convert(command) => command.run(),
             Command::ApplyConfig(command) => command.run(&app).await,
+            Command::Patch(command) => command.run(&app).await,
+            Command::Edit(command) => command.run(&app).await,
             Command::Config(command) => command.run(&app),
             Command::Version(command) => command.run(&app).await,
             Command::Get(command) => command.run(&app).await,

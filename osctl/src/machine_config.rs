@@ -5,11 +5,12 @@
 mod render;
 
 use crate::{
+    draft,
     error::{Error, Result},
     secrets::Secrets,
-    yaml,
 };
 use clap::ValueEnum;
+use keelson_config::{Draft, Patch};
 use serde_json::{Map, Value, json};
 use std::fmt;
 use zeroize::Zeroizing;
@@ -50,16 +51,14 @@ pub(crate) struct Wanted {
     pub(crate) orchestrator: String,
 }
 
-/// The config's text. The patches are laid over it one after the other.
+/// The config's text. The patches are applied one after the other.
 pub(crate) fn generate(
     secrets: &Secrets,
     wanted: &Wanted,
-    patches: Vec<Value>,
+    patches: &[Patch],
 ) -> Result<Zeroizing<String>> {
-    let mut config = values(secrets, wanted)?;
-    for patch in patches {
-        yaml::merge(&mut config, patch);
-    }
+    let config = Draft::from_json(&values(secrets, wanted)?);
+    let config = draft::patched(config, patches)?.to_json();
     let header = format!(
         "\
 # The config of one Keelson machine. Everything that can be set on it is set here.
@@ -75,14 +74,17 @@ pub(crate) fn generate(
     Ok(Zeroizing::new(header + &render::render(&config)?))
 }
 
+/// The part of a config that says who may call the machine.
+pub(crate) fn api(secrets: &Secrets) -> Value {
+    json!({ "machine": { "api": {
+        "ca": secrets.root.cert,
+        "issuer": { "cert": secrets.server_issuer.cert, "key": *secrets.server_issuer.key },
+    }}})
+}
+
 fn values(secrets: &Secrets, wanted: &Wanted) -> Result<Value> {
-    let mut machine = json!({
-        "role": wanted.role.to_string(),
-        "api": {
-            "ca": secrets.root.cert,
-            "issuer": { "cert": secrets.server_issuer.cert, "key": *secrets.server_issuer.key },
-        },
-    });
+    let mut machine = api(secrets)["machine"].take();
+    machine["role"] = json!(wanted.role.to_string());
     if let Some(hostname) = &wanted.hostname {
         machine["hostname"] = json!(hostname);
     }
@@ -150,7 +152,7 @@ fn server_url(text: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secrets::tests::sample;
+    use crate::{secrets::tests::sample, yaml};
     use std::path::Path;
 
     fn wanted(role: Role) -> Wanted {
@@ -172,7 +174,7 @@ mod tests {
                     hostname,
                     ..wanted(role)
                 };
-                let text = generate(&secrets, &wanted, Vec::new()).unwrap();
+                let text = generate(&secrets, &wanted, &[]).unwrap();
                 let outcome = keelson_config::parse("machine.yaml", text.as_bytes());
                 assert_eq!(outcome.diagnostics, [], "{role}: {}", *text);
                 let machine = outcome.machine.unwrap();
@@ -192,15 +194,16 @@ mod tests {
     #[test]
     fn the_same_inputs_make_the_same_bytes() {
         let secrets = sample();
-        let make = || generate(&secrets, &wanted(Role::Server), Vec::new()).unwrap();
+        let make = || generate(&secrets, &wanted(Role::Server), &[]).unwrap();
         assert_eq!(make(), make());
     }
 
     #[test]
     fn a_patch_is_in_the_config_and_takes_the_place_of_its_example() {
-        let patch = json!({"machine": {"sysctls": {"vm.max_map_count": "262144"}},
-            "network": {"nameservers": ["1.1.1.1"], "links": [{"name": "eth0", "dhcp": {"v4": true}}]}});
-        let text = generate(&sample(), &wanted(Role::Server), vec![patch]).unwrap();
+        let patch = r#"{"machine": {"sysctls": {"vm.max_map_count": "262144"}},
+            "network": {"nameservers": ["1.1.1.1"], "links": [{"name": "eth0", "dhcp": {"v4": true}}]}}"#;
+        let patch = Patch::read("p", patch.as_bytes()).unwrap();
+        let text = generate(&sample(), &wanted(Role::Server), &[patch]).unwrap();
         assert!(
             text.contains("\n  sysctls:\n    vm.max_map_count: \"262144\"\n")
                 && !text.contains("# sysctls:"),
@@ -221,7 +224,7 @@ mod tests {
             server: None,
             ..wanted(Role::Agent)
         };
-        let error = generate(&sample(), &wanted, Vec::new()).unwrap_err();
+        let error = generate(&sample(), &wanted, &[]).unwrap_err();
         assert_eq!(error.kind(), crate::error::Kind::Input);
     }
 
@@ -233,7 +236,7 @@ mod tests {
                 orchestrator: "other".to_owned(),
                 ..wanted(role)
             };
-            let text = generate(&secrets, &wanted, Vec::new()).unwrap();
+            let text = generate(&secrets, &wanted, &[]).unwrap();
             let value: Value = yaml::parse(Path::new("x"), &text).unwrap();
             assert_eq!(value["orchestrator"]["token"], json!(*secrets.token));
             assert!(!text.contains(&**secrets.agent_token));

@@ -5,6 +5,7 @@
 
 mod age;
 mod app;
+mod apply;
 mod board;
 mod certs;
 mod check;
@@ -12,6 +13,8 @@ mod cli;
 mod client;
 mod commands;
 mod contexts;
+mod convert;
+mod draft;
 mod error;
 mod file;
 mod kubeconfig;

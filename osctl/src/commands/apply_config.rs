@@ -2,17 +2,14 @@
 
 use crate::{
     app::{App, Maintenance},
-    check,
+    apply, check,
     client::{Session, Trust},
     error::Result,
     output,
 };
 use clap::Args;
-use keelson_api::v1::{ApplyConfigRequest, ApplyConfigResponse, diagnostic::Severity};
-use std::{path::PathBuf, time::Duration};
-
-/// Storing and the first steps may take the machine this long.
-const DEADLINE: Duration = Duration::from_secs(120);
+use keelson_api::v1::ApplyConfigRequest;
+use std::path::PathBuf;
 
 /// Send a machine config to a node, which then follows it
 ///
@@ -30,6 +27,11 @@ pub(crate) struct ApplyConfig {
     #[arg(long)]
     dry_run: bool,
 
+    /// Refuse if the node's config is not of this generation any more; `osctl get
+    /// config -o yaml` shows it
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    expected_generation: Option<u64>,
+
     #[command(flatten)]
     maintenance: Maintenance,
 }
@@ -45,61 +47,18 @@ impl ApplyConfig {
             config,
             dry_run: self.dry_run,
             file_name: name,
-            expected_generation: 0,
+            expected_generation: self.expected_generation.unwrap_or(0),
         };
         for target in app.named_targets(&self.maintenance)? {
             let session = Session::open(&target).await?;
-            let mut machine = session.machine();
-            let response = session
-                .call_within(
-                    DEADLINE,
-                    "apply the config",
-                    machine.apply_config(request.clone()),
-                )
-                .await?;
-            self.tell(&session, &response)?;
+            let response = apply::send(&session, request.clone()).await?;
+            apply::tell(&session, &response, self.dry_run)?;
             if let (Trust::Pinned(_), false) = (&*target.trust, self.dry_run) {
                 output::note(format!(
                     "next: osctl config add NAME --secrets secrets.yaml --endpoint {}\n      osctl health",
                     target.endpoint
                 ));
             }
-        }
-        Ok(())
-    }
-
-    fn tell(&self, session: &Session, response: &ApplyConfigResponse) -> Result<()> {
-        let mut refused = false;
-        for diagnostic in &response.diagnostics {
-            refused |= diagnostic.severity() == Severity::Error;
-            output::note(diagnostic.rendered.trim_end());
-        }
-        if refused {
-            return Err(check::refused_by_node());
-        }
-        let node = session.endpoint();
-        let steps = &response.steps;
-        let head = match (self.dry_run, steps.is_empty()) {
-            (true, true) => format!("{node} would do nothing: it matches the config already"),
-            (true, false) => format!("{node} would do this:"),
-            (false, true) => {
-                format!(
-                    "{node} stored config {} and has nothing to do",
-                    response.generation
-                )
-            }
-            (false, false) => format!(
-                "{node} stored config {} and does this:",
-                response.generation
-            ),
-        };
-        output::line(head)?;
-        if !steps.is_empty() {
-            let rows: Vec<_> = steps
-                .iter()
-                .map(|step| vec![step.noun.clone(), step.step.clone()])
-                .collect();
-            output::bytes(output::table(&["noun", "step"], &rows).as_bytes())?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
-//! `osctl config`: the contexts of this person.
+//! `osctl config`: the contexts of this person; and comparing machine configs.
 
 mod add;
+mod diff;
 mod list;
 mod merge;
 mod remove;
@@ -10,6 +11,8 @@ use crate::{app::App, error::Result};
 use clap::Subcommand;
 
 /// Manage contexts: which clusters you can call, and with which certificate
+///
+/// `osctl config diff` compares machine configs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     Add(add::Add),
@@ -17,6 +20,7 @@ pub(crate) enum Config {
     List(list::List),
     Merge(merge::Merge),
     Remove(remove::Remove),
+    Diff(diff::Diff),
 }
 
 impl Config {
@@ -28,6 +32,7 @@ impl Config {
             Config::List(command) => command.run(app),
             Config::Merge(command) => command.run(app),
             Config::Remove(command) => command.run(app),
+            Config::Diff(command) => command.run(),
         }
     }
 }

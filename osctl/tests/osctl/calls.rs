@@ -6,7 +6,7 @@ use crate::node::{Node, Tls, pair};
 use serde_json::{Value, json};
 
 /// A desk, a node configured from its secrets, and a context for it.
-fn configured() -> (Desk, Node) {
+pub(crate) fn configured() -> (Desk, Node) {
     let desk = Desk::with_secrets();
     let node = Node::start(&Tls::configured(&desk.read("secrets.yaml")));
     let add = [

@@ -4,6 +4,8 @@
 mod bundle;
 mod calls;
 mod desk;
+mod drafts;
+mod examples;
 mod first_config;
 mod node;
 mod offline;

@@ -33,6 +33,10 @@ pub(crate) struct State {
     pub(crate) applied: Vec<api::ApplyConfigRequest>,
     /// What the diagnostics of the next config are.
     pub(crate) diagnostics: Vec<api::Diagnostic>,
+    /// The stored config; a stand-in for one if `None`.
+    pub(crate) config: Option<String>,
+    /// Whether somebody else has changed the config since it was read.
+    pub(crate) changed: bool,
     /// What the health is, step by step; the last stays.
     pub(crate) health: Vec<api::HealthResponse>,
     /// The service that was restarted.
@@ -328,6 +332,12 @@ impl machine::MachineService for Script {
         let mut state = self.0.lock().unwrap();
         let request = request.into_inner();
         let dry_run = request.dry_run;
+        let expected = request.expected_generation;
+        if (state.changed || expected != 7) && expected != 0 {
+            return Err(Status::aborted(format!(
+                "the config is not generation {expected} any more but 9, stored by CN=other"
+            )));
+        }
         state.applied.push(request);
         let step = api::PlannedStep {
             noun: "sysctl".to_owned(),
@@ -336,7 +346,11 @@ impl machine::MachineService for Script {
         Ok(Response::new(api::ApplyConfigResponse {
             diagnostics: state.diagnostics.clone(),
             steps: vec![step],
-            generation: if dry_run { 0 } else { 7 },
+            generation: match (dry_run, expected) {
+                (true, _) => 0,
+                (false, 0) => 7,
+                (false, before) => before + 1,
+            },
         }))
     }
 
@@ -349,8 +363,11 @@ impl machine::MachineService for Script {
         } else {
             "***"
         };
+        let stored = self.0.lock().unwrap().config.clone();
         Ok(Response::new(api::GetConfigResponse {
-            config: format!("token: {shown}\n").into_bytes(),
+            config: stored
+                .unwrap_or_else(|| format!("token: {shown}\n"))
+                .into_bytes(),
             generation: 7,
             applied: Some(prost_types::Timestamp {
                 seconds: 1_800_000_000,

@@ -1,23 +1,23 @@
 //! `osctl gen config`.
 
 use crate::{
-    check,
+    check, draft,
     error::Result,
     file::{self, Existing},
     machine_config::{self, Role, Wanted},
     output,
     secrets::Secrets,
-    yaml,
 };
 use clap::Args;
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Make the config of one machine
 ///
 /// The same inputs make the same file, byte by byte. It is validated before it is
-/// written. Patches are YAML files that are laid over it one after the other: maps
-/// are merged, lists replace, and null removes.
+/// written. Patches are applied to it one after the other. A YAML map is laid over
+/// it: maps are merged, links by their name and routes by their destination, other
+/// lists replace, `+key` appends to a list, null removes, and `$patch: replace` or
+/// `$patch: delete` in a map does that. A list is a JSON patch (RFC 6902).
 ///
 /// Example:
 ///   osctl gen config --secrets secrets.yaml --hostname server-1 --output machine.yaml
@@ -48,7 +48,7 @@ pub(crate) struct GenConfig {
     #[arg(long, value_name = "NAME", default_value = "k3s")]
     orchestrator: String,
 
-    /// YAML to lay over the config; may be given more than once
+    /// A patch to apply to the config; may be given more than once
     #[arg(long = "patch", value_name = "FILE")]
     patches: Vec<PathBuf>,
 
@@ -68,8 +68,8 @@ impl GenConfig {
         let patches = self
             .patches
             .iter()
-            .map(|path| yaml::parse(path, &file::read_text(path, check::LIMIT)?))
-            .collect::<Result<Vec<Value>>>()?;
+            .map(|path| draft::patch(path))
+            .collect::<Result<Vec<_>>>()?;
         let wanted = Wanted {
             cluster: self.cluster,
             role: self.role,
@@ -77,7 +77,7 @@ impl GenConfig {
             server: self.endpoint,
             orchestrator: self.orchestrator,
         };
-        let text = machine_config::generate(&secrets, &wanted, patches)?;
+        let text = machine_config::generate(&secrets, &wanted, &patches)?;
         check::check("the generated config", text.as_bytes(), false).map_err(|error| {
             error.hint("nothing was written: look at the options and the patches")
         })?;
