@@ -290,6 +290,7 @@ impl Task {
     /// What the boot that has just happened says of what was under way.
     async fn arrive(&mut self) {
         let (base, events) = (self.base.clone(), self.events());
+        let interrupted = self.base.memory.read().state;
         let arrived = spawn_blocking(move || arrive(&base, &[])).await;
         match arrived.map_err(anyhow::Error::from).flatten() {
             Ok(Arrival::OnTrial) => self.try_it(),
@@ -308,6 +309,22 @@ impl Task {
                 SUBJECT,
                 format!("what was under way is not known: {error:#}"),
             ),
+        }
+        // machined alone was started again: what it fetched itself it can fetch again.
+        if let State::Writing {
+            url: Some(url),
+            stage,
+            boot,
+            ..
+        } = interrupted
+            && boot == self.base.boot
+        {
+            let options = Options {
+                stage,
+                force: false,
+            };
+            let by = "machined, which was started again".to_owned();
+            self.stage(options, Source::Url(url), by, oneshot::channel().0);
         }
     }
 
@@ -422,6 +439,7 @@ impl Task {
                     keys: &base.keys,
                     memory: &base.memory,
                     force: options.force,
+                    waits: options.stage,
                     url,
                     boot: base.boot.clone(),
                     progress: &progress,

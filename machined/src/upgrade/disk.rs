@@ -19,7 +19,7 @@ use std::{
     fs::{self, File},
     io::{Seek as _, SeekFrom, Write},
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Where the boot partition is mounted while it is needed.
@@ -34,9 +34,7 @@ static TABLE: Mutex<()> = Mutex::new(());
 
 /// Nobody else changes the partition table until the answer is dropped.
 pub(crate) fn table_lock() -> std::sync::MutexGuard<'static, ()> {
-    TABLE
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The disk.
@@ -47,6 +45,8 @@ pub(crate) struct Disk {
     block: u64,
     /// A folder that stands for the boot partition, where the disk is a file.
     boot: Option<PathBuf>,
+    /// The boot partition has one mount point: whoever holds this uses it.
+    mount: Arc<Mutex<()>>,
 }
 
 /// A slot: a partition's number and where it lies, in bytes.
@@ -75,6 +75,7 @@ impl Disk {
                 path: path.to_owned(),
                 block,
                 boot: None,
+                mount: Arc::default(),
             }),
             _ => bail!("{} holds {text:?}, not a block size", file.display()),
         }
@@ -87,6 +88,7 @@ impl Disk {
             path: path.to_owned(),
             block: 512,
             boot: Some(boot.to_owned()),
+            mount: Arc::default(),
         }
     }
 
@@ -235,6 +237,7 @@ impl Disk {
         &self,
         work: impl FnOnce(&SystemdBoot) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
+        let _held = self.mount.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(folder) = &self.boot {
             return work(&SystemdBoot::new(folder));
         }

@@ -64,6 +64,9 @@ pub(crate) enum State {
         /// Where the machine fetches it from, if it does.
         #[serde(default)]
         url: Option<String>,
+        /// Wait for a reboot that somebody else asks for.
+        #[serde(default)]
+        stage: bool,
         /// The boot during which it was begun.
         boot: String,
     },

@@ -89,6 +89,8 @@ pub(crate) struct Ground<'a> {
     pub memory: &'a Memory,
     /// Take a version that failed here before.
     pub force: bool,
+    /// It waits for a reboot that somebody else asks for.
+    pub waits: bool,
     /// Where it is fetched from, if the machine does that.
     pub url: Option<String>,
     /// Which boot this is.
@@ -123,6 +125,7 @@ pub(crate) fn stage(source: impl Read, ground: &Ground<'_>) -> anyhow::Result<Re
         record.state = State::Writing {
             release: release.clone(),
             url: ground.url.clone(),
+            stage: ground.waits,
             boot: ground.boot.clone(),
         }
     })?;

@@ -54,6 +54,7 @@ fn each_start_is_judged() {
     let writing = State::Writing {
         release: release("0.2.0", NEW),
         url: None,
+        stage: false,
         boot: "first".into(),
     };
     let cases: [(

@@ -157,6 +157,7 @@ impl Bench {
                 keys: &keys,
                 memory: &self.memory,
                 force: false,
+                waits: false,
                 url: None,
                 boot: "boot".into(),
                 progress: &progress,
