@@ -338,6 +338,11 @@ fn names(kept: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Whether the logs of earlier runs were collected in this boot.
+pub(crate) fn is_collected() -> bool {
+    Path::new(DONE).exists()
+}
+
 /// The kept logs, the newest first; what cannot be read is not there.
 pub(crate) fn kept(kept: &Path) -> Vec<Crash> {
     let paths = names(kept).unwrap_or_default();

@@ -74,8 +74,9 @@ pub(crate) type Wake = Arc<Notify>;
 /// Where STATE is mounted.
 const STATE: &str = "/system/state";
 
-/// How long the partition of STATE is waited for.
-const DISK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the partition of STATE is waited for: without it a configured machine cannot be
+/// told from one that waits for its first config.
+const DISK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often the owner looks at what tells nobody: the clock, STATE.
 const EVERY: Duration = Duration::from_secs(10);

@@ -18,6 +18,7 @@ pub(crate) use publish::staged;
 pub(crate) use source::Upload;
 
 use crate::{
+    crashlog,
     engine::{End, Error, Handle, Power},
     events::Events,
     facts::Facts,
@@ -27,7 +28,7 @@ use disk::Disk;
 use keelson_disk::{bundle::Keys, verity};
 use loader::Loader as _;
 use memory::Memory;
-use record::{Arrival, Carried, Release, Start, State, Tries};
+use record::{Arrival, Carried, Release, Start, State, Tries, Words};
 use source::Source;
 use stage::{Ground, Progress, Running};
 use std::{
@@ -37,7 +38,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -54,6 +55,9 @@ const SUBJECT: &str = "upgrade";
 /// A release that nobody remembers to have staged is looked for this long after the start:
 /// by then nothing waits for the disk any more.
 const SECOND_LOOK: Duration = Duration::from_secs(45);
+
+/// How long the logs of crashes may take to be collected: DATA is mounted before that.
+const WORDS: Duration = Duration::from_secs(30);
 
 /// How an upgrade is to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -229,6 +233,7 @@ async fn prepare(facts: Facts) -> anyhow::Result<(Base, Option<String>)> {
                     version: it.version.clone(),
                 }),
                 floor: release.security_floor.clone(),
+                staged: 0,
             },
             memory,
             keys: source::keys(Path::new(KEYS))?,
@@ -291,7 +296,8 @@ impl Task {
     async fn arrive(&mut self) {
         let (base, events) = (self.base.clone(), self.events());
         let interrupted = self.base.memory.read().state;
-        let arrived = spawn_blocking(move || arrive(&base, &[])).await;
+        let words = self.last_words(&interrupted).await;
+        let arrived = spawn_blocking(move || arrive(&base, &words)).await;
         match arrived.map_err(anyhow::Error::from).flatten() {
             Ok(Arrival::OnTrial) => self.try_it(),
             Ok(Arrival::Ended) => {
@@ -325,6 +331,38 @@ impl Task {
             };
             let by = "machined, which was started again".to_owned();
             self.stage(options, Source::Url(url), by, oneshot::channel().0);
+        }
+    }
+
+    /// What a release that should have been tried, and does not run, left of its crash.
+    async fn last_words(&self, state: &State) -> Words {
+        let release = match state {
+            State::Staged { release } | State::Trying { release, .. } => release,
+            State::Idle | State::Writing { .. } | State::Unknown => return Words::default(),
+        };
+        if release.root_hash == verity::hex(&self.base.running.root_hash) {
+            return Words::default();
+        }
+        let patience = Instant::now() + WORDS;
+        while !crashlog::is_collected() && Instant::now() < patience {
+            sleep(Duration::from_millis(250)).await;
+        }
+        let staged = release.staged;
+        let newest = spawn_blocking(move || {
+            let kept = crashlog::kept(Path::new(crashlog::KEPT));
+            let since = SystemTime::UNIX_EPOCH + Duration::from_secs(staged);
+            kept.into_iter().find(|crash| crash.time >= since)
+        });
+        match newest.await {
+            Ok(Some(crash)) => Words {
+                summary: crash.summary().to_owned(),
+                lines: crash.last_lines(record::LAST_LINES),
+            },
+            Ok(None) => Words::default(),
+            Err(error) => {
+                tracing::error!("reading the logs of crashes: {error}");
+                Words::default()
+            }
         }
     }
 
@@ -548,7 +586,7 @@ impl Task {
 }
 
 /// Brings the record up to date after a boot.
-fn arrive(base: &Base, crash: &[String]) -> anyhow::Result<Arrival> {
+fn arrive(base: &Base, crash: &Words) -> anyhow::Result<Arrival> {
     let record = base.memory.read();
     let of = match &record.state {
         State::Staged { release } | State::Trying { release, .. } => {

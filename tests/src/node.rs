@@ -63,6 +63,7 @@ impl Node {
             &endpoint,
             "--role",
             role,
+            "--force",
         ])?;
         self.osctl.ok(["config", "use", name])?;
         Ok(())

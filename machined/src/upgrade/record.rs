@@ -109,6 +109,8 @@ pub(crate) struct Release {
     pub orchestrator: Option<Carried>,
     /// The lowest version that may be installed once this one is good; empty for any.
     pub floor: String,
+    /// When it was staged, in seconds since 1970.
+    pub staged: u64,
 }
 
 /// The orchestrator in a release.
@@ -315,6 +317,15 @@ pub(crate) enum Tries {
     Counted { left: u32, done: u32 },
 }
 
+/// The last words of a run that crashed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Words {
+    /// The line that says what happened; empty where nothing is known.
+    pub summary: String,
+    /// The last lines of the kernel's log.
+    pub lines: Vec<String>,
+}
+
 /// What a machine that starts knows beside its record.
 #[derive(Clone, Debug)]
 pub(crate) struct Start<'a> {
@@ -324,8 +335,8 @@ pub(crate) struct Start<'a> {
     pub boot: &'a str,
     /// What the loader holds of the release that the record speaks of.
     pub tries: Tries,
-    /// The last lines of a boot that crashed, if there are any.
-    pub crash: &'a [String],
+    /// What a crash since then left.
+    pub crash: &'a Words,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -408,11 +419,11 @@ fn elsewhere(
         }
         Tries::Counted { left: 0, done } => {
             let told = reason.is_some();
-            let reason = reason.unwrap_or_else(|| untold(done, boots));
+            let reason = reason.unwrap_or_else(|| untold(done, boots, &start.crash.summary));
             let log = if told && !log.is_empty() {
                 log
             } else {
-                start.crash.to_vec()
+                start.crash.lines.clone()
             };
             record.fall_back(release, reason, bounded(log), start.now);
             Arrival::Ended
@@ -432,13 +443,17 @@ fn elsewhere(
     }
 }
 
-fn untold(done: u32, boots: u32) -> String {
+fn untold(done: u32, boots: u32, words: &str) -> String {
     let tries = if done == 1 { "try" } else { "tries" };
-    match boots {
+    let how = match boots {
         0 => format!("it never got as far as machined in {done} {tries}"),
         _ => format!(
             "it ended {done} {tries} without a word: it crashed, hung, or power was cut; machined ran in {boots}"
         ),
+    };
+    match words {
+        "" => how,
+        words => format!("{how}; its last words: {words}"),
     }
 }
 

@@ -225,6 +225,7 @@ fn release(manifest: &Manifest) -> Release {
             version: it.version.clone(),
         }),
         floor: manifest.security_floor.to_string(),
+        staged: super::now(),
     }
 }
 

@@ -113,11 +113,15 @@ pub fn boot(recording: &Recording, state: &State, image: &Image, version: &str) 
     if node.osctl.file("secrets.yaml").exists() {
         node.context(&name, "os:admin")?;
     }
+    let had_config = recording
+        .during(state.happened)
+        .is_some_and(|what| !["boot", "config"].contains(&what));
     let endpoint = node.vm.endpoint();
     let deadline = Instant::now() + 2 * BOOT;
     loop {
         let console = node.vm.console();
         if console.find_after(0, "--cert-fingerprint").is_some() {
+            ensure!(!had_config, "its config is lost");
             return Ok("it waits for a config".into());
         }
         let answer = node.osctl.run(["version"])?;

@@ -4,6 +4,11 @@ use proptest::prelude::*;
 const NEW: &str = "bb";
 const OLD: &str = "aa";
 
+static NOTHING: Words = Words {
+    summary: String::new(),
+    lines: Vec::new(),
+};
+
 fn release(version: &str, root_hash: &str) -> Release {
     Release {
         version: version.into(),
@@ -40,7 +45,7 @@ fn start(running: &'static str, tries: Tries) -> Start<'static> {
         running,
         boot: "second",
         tries,
-        crash: &[],
+        crash: &NOTHING,
         now: 7,
     }
 }
@@ -208,14 +213,18 @@ fn each_start_is_judged() {
 
 #[test]
 fn a_crash_is_quoted_where_the_release_said_nothing() {
-    let crash: Vec<String> = (0..100).map(|n| format!("line {n}")).collect();
+    let crash = Words {
+        summary: "Kernel panic".into(),
+        lines: (0..100).map(|n| format!("line {n}")).collect(),
+    };
     let mut record = record(staged());
     let start = Start {
         crash: &crash,
         ..start(OLD, counted(0, 3))
     };
     arrive(&mut record, &start);
-    let log = record.last.unwrap().log;
+    let Past { log, reason, .. } = record.last.unwrap();
+    assert!(reason.ends_with("its last words: Kernel panic"), "{reason}");
     assert_eq!(log.len(), LAST_LINES);
     assert_eq!(log.last().map(String::as_str), Some("line 99"));
 }
