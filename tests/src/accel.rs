@@ -36,6 +36,9 @@ impl Accel {
     }
 }
 
+/// How a kernel ends that was given no root.
+const NO_ROOT: &str = "VFS: Unable to mount root fs";
+
 /// What works here. Probed once; `KEELSON_ACCEL=kvm|tcg` overrides.
 pub fn accel(kernel: &Path) -> Accel {
     static FOUND: OnceLock<Accel> = OnceLock::new();
@@ -47,10 +50,12 @@ pub fn accel(kernel: &Path) -> Accel {
     })
 }
 
-/// Boots the kernel with KVM and waits ten seconds for its first line.
+/// Boots the kernel with KVM and waits ten seconds for the last thing that it says:
+/// that there is no root. What it says first a guest that then hangs says too.
 fn boots(kernel: &Path) -> bool {
     let log = target().join(format!("kvm-probe-{}.log", std::process::id()));
     let child = Command::new("qemu-system-x86_64")
+        .args(["-machine", "q35"])
         .args(Accel::Kvm.options())
         .args(["-m", "256", "-nodefaults", "-no-reboot", "-display", "none"])
         .args(["-append", "console=ttyS0 panic=-1"])
@@ -64,9 +69,12 @@ fn boots(kernel: &Path) -> bool {
     let Ok(mut child) = child else { return false };
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut booted = false;
-    while !booted && Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
+    let mut running = true;
+    while running && !booted && Instant::now() < deadline {
         sleep(Duration::from_millis(100));
-        booted = fs::read_to_string(&log).is_ok_and(|text| text.contains("Run /"));
+        // Looked at before the log is read: the panic ends the guest.
+        running = matches!(child.try_wait(), Ok(None));
+        booted = fs::read_to_string(&log).is_ok_and(|text| text.contains(NO_ROOT));
     }
     drop(child.kill());
     drop(child.wait());

@@ -67,7 +67,7 @@ pub(crate) fn run(root: &Path, demo: Demo) -> Result<()> {
 fn drive(built: &Built, folder: &Path, demo: Demo) -> Result<()> {
     if is_slow(&built.image) {
         eprintln!(
-            "  · the machine is emulated, which takes a few minutes; KEELSON_ACCEL=kvm asks for KVM"
+            "  · no kernel boots with KVM here: the machine is emulated, which takes a few minutes"
         );
     }
     let osctl = Osctl::at(folder)?;

@@ -5,6 +5,7 @@
 //! root.img           EROFS, verity superblock and hash tree; what a slot holds
 //! initramfs.cpio.zst init and the modules of the boot path
 //! keelson.efi        the UKI: stub, os-release, command line, initramfs, kernel
+//! vmlinuz            the same kernel by itself, for who boots without firmware
 //! keelson.raw        GPT disk: ESP with boot loader and UKI, slot A, the rest empty
 //! keelson.qcow2      the same disk for QEMU
 //! image.json         what was built, from what, and the digest of every file
@@ -26,6 +27,7 @@ mod walk;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -176,6 +178,10 @@ pub fn build(
             .file(&tree.kernel)?;
         state.build(inputs, |file| uki::write(&parts, file))
     })?;
+    step(report, "vmlinuz", out, &mut artifacts, |state| {
+        let inputs = Digest::new("kernel").text(&recipe).file(&tree.kernel)?;
+        state.build(inputs, |file| copy(&tree.kernel, file))
+    })?;
     let disk = disk::Contents {
         layout: options.layout.of_disk(),
         arch,
@@ -317,6 +323,14 @@ fn command_line(spec: &RootSpec, options: &str) -> anyhow::Result<String> {
         Ok(_) => bail!("the kernel options `{line}` replace the root"),
         Err(error) => Err(error).context("the kernel options cannot be used"),
     }
+}
+
+/// Copies a file's bytes.
+fn copy(from: &Path, to: &mut fs::File) -> anyhow::Result<()> {
+    let mut from =
+        fs::File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
+    io::copy(&mut from, to)?;
+    Ok(())
 }
 
 /// Copies a file that is handed out beside the image.

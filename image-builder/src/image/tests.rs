@@ -94,6 +94,7 @@ fn the_same_inputs_build_the_same_bytes() {
         "root.img",
         "initramfs.cpio.zst",
         "keelson.efi",
+        "vmlinuz",
         "keelson.qcow2",
         "image.json",
     ] {
