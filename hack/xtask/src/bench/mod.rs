@@ -20,15 +20,11 @@ mod table;
 
 use crate::{build, step::step};
 use answer::Answer;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use keelson_tests::{Flavor, Image};
 use memory::Idle;
 use serde::Serialize;
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, process::Command};
 
 /// What to measure, and how to say it.
 #[derive(clap::Args)]
@@ -94,7 +90,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         fs::metadata("/proc/self")?.uid() == 0,
         "the benchmark needs root: debootstrap makes a file system with its owners and devices"
     );
-    need()?;
+    need(root)?;
     let folder = root.join("target/bench");
     let bare = image(root, Flavor::Bare, args.no_build)?;
     let standin = image(root, Flavor::Standin, args.no_build)?;
@@ -165,32 +161,15 @@ fn image(root: &Path, flavor: Flavor, no_build: bool) -> Result<Image> {
     Ok(build::image(root, flavor)?.image)
 }
 
-/// Says at once which programs are missing, and whose they are.
-fn need() -> Result<()> {
-    let packages = [
-        ("debootstrap", "debootstrap"),
-        ("mkfs.ext4", "e2fsprogs"),
-        ("mkfs.vfat", "dosfstools"),
-        ("mcopy", "mtools"),
-        ("sgdisk", "gdisk"),
-        ("ssh", "openssh-client"),
-        ("qemu-img", "qemu-utils"),
-    ];
-    let paths: Vec<PathBuf> = std::env::var_os("PATH")
-        .map(|path| std::env::split_paths(&path).collect())
-        .unwrap_or_default();
-    let missing: Vec<&str> = packages
-        .iter()
-        .filter(|(program, _)| !paths.iter().any(|path| path.join(program).exists()))
-        .map(|(_, package)| *package)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    bail!(
-        "the benchmark needs more of this host: apt-get install {}",
-        missing.join(" ")
-    )
+/// Installs what only the benchmark needs of this host, if it is missing.
+fn need(root: &Path) -> Result<()> {
+    let status = Command::new(root.join("hack/setup"))
+        .arg("--bench")
+        .stdout(io::stderr())
+        .status()
+        .context("starting hack/setup")?;
+    ensure!(status.success(), "hack/setup ended with {status}");
+    Ok(())
 }
 
 /// The host's load average over one minute.
