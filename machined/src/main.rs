@@ -80,11 +80,13 @@ async fn run() -> Result<()> {
 fn nouns(facts: &facts::Facts, wake: &Wake, machine_id: &watch::Sender<String>) -> Nouns {
     let disk = Path::new(&facts.boot.disk);
     let leases = dhcp::Leases::new(wake.clone());
+    let modules = nouns::module::Modules::new(wake.clone());
+    let sysctls = nouns::sysctl::Sysctls::new(modules.loading());
     tokio::spawn(netlink::monitor(wake.clone()));
     Nouns {
         before: vec![
-            Box::new(nouns::module::Modules::new()),
-            Box::new(nouns::sysctl::Sysctls::new()),
+            Box::new(modules),
+            Box::new(sysctls),
             Box::new(nouns::link::Links::new(leases.clone())),
             Box::new(nouns::address::Addresses::new(
                 leases.clone(),

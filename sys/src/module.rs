@@ -372,6 +372,12 @@ impl Index {
         self.modules.contains_key(&normalize(name))
     }
 
+    /// The file of a module, relative to the modules directory.
+    pub fn path(&self, name: &str) -> Option<&str> {
+        let entry = self.modules.get(&normalize(name))?;
+        Some(&entry.path)
+    }
+
     /// The modules that an alias such as a device's modalias stands for.
     pub fn resolve(&self, alias: &str) -> Vec<&str> {
         let alias = normalize(alias);

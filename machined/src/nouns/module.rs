@@ -2,14 +2,24 @@
 //! the devices that are there. Nothing is unloaded. What the image does not carry
 //! is waited for, not tried again and again; other modules are loaded by the kernel
 //! itself when they are asked for.
+//!
+//! A pass waits only for the drivers of network cards, since the next nouns need them.
+//! All others are loaded beside the passes; what is refused there is tried once more
+//! in a pass, which tells.
+
+mod loader;
+
+pub(crate) use loader::Loading;
 
 use crate::{
+    engine::Wake,
     noun::Noun,
     resource::{Phase, Resource},
 };
 use anyhow::Context as _;
 use keelson_config::{Machine, Role};
-use keelson_sys::module::{Error, Index, Loaded, loaded, modaliases, normalize};
+use keelson_sys::module::{Index, loaded, modaliases, normalize};
+use loader::Loader;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
@@ -46,6 +56,9 @@ const FOR_PODS: &[(&str, &str)] = &[
     ("vxlan", "the network between machines"),
 ];
 
+/// Where the kernel keeps the drivers of network cards.
+const NETWORK: &str = "kernel/drivers/net/";
+
 /// What is wanted of the modules, by name.
 fn wanted(role: Role) -> &'static [(&'static str, &'static str)] {
     match role {
@@ -56,6 +69,7 @@ fn wanted(role: Role) -> &'static [(&'static str, &'static str)] {
 
 /// The noun.
 pub(crate) struct Modules {
+    loader: Loader,
     index: Option<Arc<Index>>,
     /// The kernel's count of device events at the last look at the devices.
     seen: Option<u64>,
@@ -72,7 +86,7 @@ pub(crate) struct Modules {
 struct Driver {
     /// One of its devices.
     device: String,
-    /// Whether loading it was tried.
+    /// Whether loading it was tried, or is about to be.
     tried: bool,
 }
 
@@ -81,6 +95,8 @@ struct Driver {
 pub(crate) enum Status {
     /// Loaded, or a part of the kernel.
     There,
+    /// About to be loaded.
+    Loading,
     /// In the image.
     InImage,
     /// Not in the image.
@@ -92,8 +108,19 @@ pub(crate) enum Status {
 pub(crate) struct Have {
     /// The modules that the role wants.
     fixed: BTreeMap<String, Status>,
-    /// The drivers of new devices that are not loaded, each with a device.
-    new: BTreeMap<String, String>,
+    /// The drivers of new devices that are not loaded.
+    new: BTreeMap<String, New>,
+    /// What is being loaded.
+    loading: BTreeSet<String>,
+}
+
+/// The driver of a new device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct New {
+    /// The device.
+    device: String,
+    /// Whether it is a network card's.
+    network: bool,
 }
 
 /// One missing step.
@@ -107,6 +134,8 @@ pub(crate) enum Step {
         module: String,
         /// The device's alias.
         device: String,
+        /// Whether it is a network card's.
+        network: bool,
     },
 }
 
@@ -114,37 +143,60 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::Load(module) => write!(f, "load the module {module}"),
-            Step::Drive { module, device } => write!(f, "load the driver {module} for {device}"),
+            Step::Drive { module, device, .. } => {
+                write!(f, "load the driver {module} for {device}")
+            }
         }
     }
 }
 
-/// What is missing: devices first, the network of pods may hang on them.
+/// What is missing, in the order to load it: network cards, other devices, the rest.
 pub(crate) fn plan(have: &Have) -> Vec<Step> {
-    let drive = |(module, device): (&String, &String)| Step::Drive {
-        module: module.clone(),
-        device: device.clone(),
+    let drivers = |wanted: bool| {
+        have.new
+            .iter()
+            .filter(move |(_, new)| new.network == wanted)
+            .map(|(module, new)| Step::Drive {
+                module: module.clone(),
+                device: new.device.clone(),
+                network: new.network,
+            })
     };
     let fixed = have
         .fixed
         .iter()
         .filter(|(_, status)| **status == Status::InImage);
-    have.new
-        .iter()
-        .map(drive)
+    drivers(true)
+        .chain(drivers(false))
         .chain(fixed.map(|(module, _)| Step::Load(module.clone())))
         .collect()
 }
 
 impl Modules {
     /// The noun.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(wake: Wake) -> Self {
         Modules {
+            loader: Loader::start(wake),
             index: None,
             seen: None,
             known: BTreeSet::new(),
             drivers: BTreeMap::new(),
             refused: BTreeMap::new(),
+        }
+    }
+
+    /// What is being loaded beside the passes.
+    pub(crate) fn loading(&self) -> Loading {
+        self.loader.loading()
+    }
+
+    /// Hears what was refused beside the passes: it is tried once more in one.
+    fn hear(&mut self) {
+        for (name, why) in self.loader.refusals() {
+            if let Some(driver) = self.drivers.get_mut(&name) {
+                driver.tried = false;
+            }
+            self.refused.insert(name, why);
         }
     }
 
@@ -204,10 +256,18 @@ fn events() -> Option<u64> {
 }
 
 /// Where a module stands. `running` are the names of the loaded ones.
-fn status(name: &str, running: &BTreeSet<String>, index: &Index) -> Status {
-    if running.contains(&normalize(name)) || index.is_builtin(name) {
+fn status(
+    name: &str,
+    running: &BTreeSet<String>,
+    loading: &BTreeSet<String>,
+    index: &Index,
+) -> Status {
+    let name = normalize(name);
+    if running.contains(&name) || index.is_builtin(&name) {
         Status::There
-    } else if index.contains(name) {
+    } else if loading.contains(&name) {
+        Status::Loading
+    } else if index.contains(&name) {
         Status::InImage
     } else {
         Status::Nowhere
@@ -222,17 +282,31 @@ impl Noun for Modules {
     async fn observe(&mut self, want: &Machine) -> anyhow::Result<Have> {
         let index = self.index().await?;
         self.look_at_devices(&index).await?;
+        // In this order: one that is loaded meanwhile is in one of them.
+        let loading = self.loading().borrow().clone();
+        self.hear();
         let running = loaded().context("reading the loaded kernel modules")?;
+        let status = |name: &str| status(name, &running, &loading, &index);
         let fixed = wanted(want.role)
             .iter()
-            .map(|(name, _)| (normalize(name), status(name, &running, &index)));
-        let fixed = fixed.collect();
+            .map(|(name, _)| (normalize(name), status(name)))
+            .collect();
         let waiting = self.drivers.iter().filter(|(_, driver)| !driver.tried);
         let new = waiting
-            .filter(|(name, _)| status(name, &running, &index) == Status::InImage)
-            .map(|(name, driver)| (name.clone(), driver.device.clone()))
+            .filter(|(name, _)| status(name) == Status::InImage)
+            .map(|(name, driver)| {
+                let new = New {
+                    device: driver.device.clone(),
+                    network: index.path(name).is_some_and(|p| p.starts_with(NETWORK)),
+                };
+                (name.clone(), new)
+            })
             .collect();
-        Ok(Have { fixed, new })
+        Ok(Have {
+            fixed,
+            new,
+            loading,
+        })
     }
 
     fn plan(&self, have: &Have, _: &Machine) -> Vec<Step> {
@@ -247,9 +321,12 @@ impl Noun for Modules {
         if let (Step::Drive { .. }, Some(driver)) = (step, self.drivers.get_mut(name)) {
             driver.tried = true;
         }
+        let waited_for = matches!(step, Step::Drive { network: true, .. });
+        if !waited_for && !self.refused.contains_key(name) {
+            return self.loader.load(index, name);
+        }
         let module = name.clone();
-        let result: Result<Loaded, Error> =
-            tokio::task::spawn_blocking(move || index.load(&module, "")).await?;
+        let result = tokio::task::spawn_blocking(move || index.load(&module, "")).await?;
         match result {
             Ok(_) => {
                 self.refused.remove(name);
@@ -272,6 +349,7 @@ impl Noun for Modules {
             let why = reasons.get(name).copied().unwrap_or_default();
             let (phase, message) = match (status, self.refused.get(name)) {
                 (Status::There, _) => (Phase::Ready, why.to_owned()),
+                (Status::Loading, _) => (Phase::Pending, "is being loaded".to_owned()),
                 (Status::Nowhere, _) => (
                     Phase::Pending,
                     format!("is not in the image; it is for {why}"),
@@ -282,10 +360,14 @@ impl Noun for Modules {
             Resource::new(Self::KIND, name, phase)
                 .message(message)
                 .field("for", "role")
+                .field("loading", *status == Status::Loading)
         });
         let driver = |(name, driver): (&String, &Driver)| {
             let (phase, message) = match self.refused.get(name) {
                 Some(error) => (Phase::Failed, error.clone()),
+                None if have.loading.contains(name) => {
+                    (Phase::Pending, "is being loaded".to_owned())
+                }
                 None if driver.tried || !have.new.contains_key(name) => {
                     (Phase::Ready, String::new())
                 }
@@ -308,26 +390,36 @@ impl Noun for Modules {
 mod tests {
     use super::*;
 
-    fn have(fixed: &[(&str, Status)], new: &[(&str, &str)]) -> Have {
+    fn have(fixed: &[(&str, Status)], new: &[(&str, &str, bool)]) -> Have {
+        let named = |name: &str| name.to_owned();
         Have {
             fixed: fixed
                 .iter()
-                .map(|(name, status)| ((*name).to_owned(), *status))
+                .map(|(name, status)| (named(name), *status))
                 .collect(),
             new: new
                 .iter()
-                .map(|(name, device)| ((*name).to_owned(), (*device).to_owned()))
+                .map(|(name, device, network)| {
+                    let new = New {
+                        device: named(device),
+                        network: *network,
+                    };
+                    (named(name), new)
+                })
                 .collect(),
+            loading: BTreeSet::new(),
         }
     }
 
     #[test]
     fn plans() {
         let load = |name: &str| Step::Load(name.to_owned());
-        let drive = |module: &str, device: &str| Step::Drive {
+        let drive = |module: &str, device: &str, network: bool| Step::Drive {
             module: module.to_owned(),
             device: device.to_owned(),
+            network,
         };
+        let (card, key) = ("virtio:d1v2", "acpi:QEMU0002:");
         let cases = [
             ("nothing wanted", have(&[], &[]), vec![]),
             ("there", have(&[("overlay", Status::There)], &[]), vec![]),
@@ -342,17 +434,21 @@ mod tests {
                 vec![],
             ),
             (
-                "a device",
-                have(&[], &[("virtio_net", "virtio:d1v2")]),
-                vec![drive("virtio_net", "virtio:d1v2")],
+                "being loaded",
+                have(&[("overlay", Status::Loading)], &[]),
+                vec![],
             ),
             (
-                "devices first",
+                "network cards first, then other devices",
                 have(
                     &[("bridge", Status::InImage)],
-                    &[("virtio_net", "virtio:d1v2")],
+                    &[("qemu_fw_cfg", key, false), ("virtio_net", card, true)],
                 ),
-                vec![drive("virtio_net", "virtio:d1v2"), load("bridge")],
+                vec![
+                    drive("virtio_net", card, true),
+                    drive("qemu_fw_cfg", key, false),
+                    load("bridge"),
+                ],
             ),
         ];
         for (name, have, want) in cases {
@@ -371,15 +467,17 @@ mod tests {
         fs::write(dir.path().join("modules.builtin"), "kernel/net/bridge.ko\n").unwrap();
         let index = Index::open(dir.path()).unwrap();
         let running = BTreeSet::from(["overlay".to_owned()]);
+        let loading = BTreeSet::from(["overlay".to_owned(), "veth".to_owned()]);
         let cases = [
             ("overlay", Status::There),
+            ("veth", Status::Loading),
             ("bridge", Status::There),
             ("xt_MASQUERADE", Status::InImage),
             ("xt-MASQUERADE", Status::InImage),
             ("vxlan", Status::Nowhere),
         ];
         for (name, want) in cases {
-            assert_eq!(status(name, &running, &index), want, "{name}");
+            assert_eq!(status(name, &running, &loading, &index), want, "{name}");
         }
     }
 
@@ -389,9 +487,9 @@ mod tests {
         assert_eq!(wanted(Role::Server), wanted(Role::Agent));
     }
 
-    #[test]
-    fn published() {
-        let mut noun = Modules::new();
+    #[tokio::test]
+    async fn published() {
+        let mut noun = Modules::new(Wake::default());
         noun.refused
             .insert("bridge".to_owned(), "the kernel refused it".to_owned());
         let driver = Driver {
@@ -405,6 +503,7 @@ mod tests {
             &[
                 ("overlay", Status::There),
                 ("bridge", Status::InImage),
+                ("veth", Status::Loading),
                 ("vxlan", Status::Nowhere),
             ],
             &[],
@@ -419,6 +518,7 @@ mod tests {
         };
         assert_eq!(phase("overlay"), Phase::Ready);
         assert_eq!(phase("bridge"), Phase::Failed);
+        assert_eq!(phase("veth"), Phase::Pending);
         assert_eq!(phase("vxlan"), Phase::Pending);
         assert_eq!(phase("virtio_net"), Phase::Ready);
     }

@@ -6,7 +6,10 @@ mod defaults;
 
 use crate::{
     noun::Noun,
-    nouns::file::{RenderedFile, ensure},
+    nouns::{
+        file::{RenderedFile, ensure},
+        module::Loading,
+    },
     resource::{Phase, Resource},
 };
 use anyhow::Context as _;
@@ -17,6 +20,7 @@ use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
 };
+use tokio::sync::watch;
 
 /// Where the values before the first change are kept: machined may be started again,
 /// a reboot brings the kernel's own values back.
@@ -27,6 +31,10 @@ pub(crate) struct Sysctls {
     root: PathBuf,
     store: PathBuf,
     originals: BTreeMap<String, String>,
+    /// The machine's memory; `None` where it is not known.
+    memory_kib: Option<u64>,
+    /// The modules that are being loaded.
+    loading: Loading,
 }
 
 /// What is wanted of one parameter.
@@ -55,6 +63,8 @@ pub(crate) struct Have {
     values: BTreeMap<String, Value>,
     /// The values before the first change.
     originals: BTreeMap<String, String>,
+    /// Whether modules are being loaded, which may bring what is missing.
+    loading: bool,
 }
 
 /// One missing step.
@@ -85,8 +95,8 @@ impl fmt::Display for Step {
     }
 }
 
-/// What is wanted in all: the config wins.
-fn wanted(machine: &Machine) -> BTreeMap<String, Wanted> {
+/// What is wanted in all, on a machine with so much memory: the config wins.
+fn wanted(machine: &Machine, memory_kib: Option<u64>) -> BTreeMap<String, Wanted> {
     let pods = machine.role != Role::None;
     let mut wanted: BTreeMap<String, Wanted> = DEFAULTS
         .iter()
@@ -103,6 +113,14 @@ fn wanted(machine: &Machine) -> BTreeMap<String, Wanted> {
             )
         })
         .collect();
+    if let Some(memory_kib) = memory_kib {
+        let reserve = Wanted {
+            value: defaults::reserve(memory_kib).to_string(),
+            how: How::AtMost,
+            why: Some(defaults::WHY_RESERVE),
+        };
+        wanted.insert(defaults::RESERVE.to_owned(), reserve);
+    }
     for (key, value) in &machine.sysctls {
         let value = normalise(value);
         wanted.insert(
@@ -127,9 +145,10 @@ pub(crate) fn plan(have: &Have, wanted: &BTreeMap<String, Wanted>) -> Vec<Step> 
         key: key.clone(),
         value: value.clone(),
     });
-    let set = wanted
-        .iter()
-        .filter(|(key, wanted)| !satisfied(have.values.get(*key), wanted));
+    let set = wanted.iter().filter(|&(key, wanted)| {
+        let value = have.values.get(key);
+        !satisfied(value, wanted) && !comes(value, have)
+    });
     let set = set.map(|(key, wanted)| Step::Set {
         key: key.clone(),
         value: wanted.value.clone(),
@@ -137,12 +156,18 @@ pub(crate) fn plan(have: &Have, wanted: &BTreeMap<String, Wanted>) -> Vec<Step> 
     restore.chain(set).collect()
 }
 
+/// Whether a parameter is missing that a module may be about to bring.
+fn comes(value: Option<&Value>, have: &Have) -> bool {
+    have.loading && value == Some(&Value::Missing)
+}
+
 fn satisfied(value: Option<&Value>, wanted: &Wanted) -> bool {
     match (value, wanted.how) {
         (Some(Value::Missing), How::IfThere) => true,
-        (Some(Value::Is(value)), How::AtLeast) => {
+        (Some(Value::Is(value)), how @ (How::AtLeast | How::AtMost)) => {
             match (value.parse::<u64>(), wanted.value.parse::<u64>()) {
-                (Ok(value), Ok(wanted)) => value >= wanted,
+                (Ok(value), Ok(wanted)) if how == How::AtLeast => value >= wanted,
+                (Ok(value), Ok(wanted)) => value <= wanted,
                 _ => *value == wanted.value,
             }
         }
@@ -156,6 +181,12 @@ fn normalise(value: &str) -> String {
     value.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// The machine's memory, as MemTotal has it.
+fn memory_kib() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram * u64::from(info.mem_unit) / 1024
+}
+
 /// The file of a parameter. A slash in the name stands for a dot in a file's name,
 /// as in `net.ipv4.conf.eth0/100.forwarding`.
 fn path(root: &Path, key: &str) -> PathBuf {
@@ -165,9 +196,13 @@ fn path(root: &Path, key: &str) -> PathBuf {
 }
 
 impl Sysctls {
-    /// The noun.
-    pub(crate) fn new() -> Self {
-        Sysctls::below(Path::new("/proc/sys"), Path::new(ORIGINALS))
+    /// The noun. `loading` are the modules that are being loaded: they bring parameters.
+    pub(crate) fn new(loading: Loading) -> Self {
+        Sysctls {
+            memory_kib: Some(memory_kib()),
+            loading,
+            ..Sysctls::below(Path::new("/proc/sys"), Path::new(ORIGINALS))
+        }
     }
 
     fn below(root: &Path, store: &Path) -> Self {
@@ -179,6 +214,8 @@ impl Sysctls {
             root: root.to_owned(),
             store: store.to_owned(),
             originals,
+            memory_kib: None,
+            loading: watch::Sender::default().subscribe(),
         }
     }
 
@@ -240,18 +277,21 @@ impl Noun for Sysctls {
     type Step = Step;
 
     async fn observe(&mut self, want: &Machine) -> anyhow::Result<Have> {
-        let values = wanted(want)
+        // Before the parameters: what is loaded by then has brought its own.
+        let loading = !self.loading.borrow().is_empty();
+        let values = wanted(want, self.memory_kib)
             .into_keys()
             .map(|key| (key.clone(), self.read(&key)))
             .collect();
         Ok(Have {
             values,
             originals: self.originals.clone(),
+            loading,
         })
     }
 
     fn plan(&self, have: &Have, want: &Machine) -> Vec<Step> {
-        plan(have, &wanted(want))
+        plan(have, &wanted(want, self.memory_kib))
     }
 
     async fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
@@ -272,7 +312,7 @@ impl Noun for Sysctls {
     }
 
     fn publish(&self, have: &Have, want: &Machine) -> Vec<Resource> {
-        wanted(want)
+        wanted(want, self.memory_kib)
             .into_iter()
             .map(|(key, wanted)| {
                 let value = have.values.get(&key);
@@ -289,8 +329,15 @@ impl Noun for Sysctls {
                     Some(Value::Unreadable(error)) => {
                         (Phase::Failed, format!("cannot be read: {error}"))
                     }
+                    _ if comes(value, have) => (
+                        Phase::Pending,
+                        "a module that is being loaded may bring it".to_owned(),
+                    ),
                     Some(Value::Missing) => {
                         (Phase::Failed, "the kernel has no such parameter".to_owned())
+                    }
+                    _ if wanted.how == How::AtMost => {
+                        (Phase::Failed, format!("is more than {}", wanted.value))
                     }
                     _ => (Phase::Failed, format!("is not {}", wanted.value)),
                 };
@@ -318,6 +365,7 @@ impl Noun for Sysctls {
 mod tests {
     use super::*;
     use keelson_config::SysctlKey;
+    use std::collections::BTreeSet;
 
     fn want(value: &str, how: How) -> Wanted {
         Wanted {
@@ -352,6 +400,13 @@ mod tests {
                 false,
             ),
             ("less than wanted", is("9"), want("10", How::AtLeast), true),
+            ("less than allowed", is("9"), want("10", How::AtMost), false),
+            (
+                "more than allowed",
+                is("100"),
+                want("20", How::AtMost),
+                true,
+            ),
             ("missing", Value::Missing, want("1", How::Exactly), true),
             (
                 "missing, and that is fine",
@@ -375,7 +430,7 @@ mod tests {
         for (name, value, wanted, missing) in cases {
             let have = Have {
                 values: [("a.b".to_owned(), value)].into(),
-                originals: BTreeMap::new(),
+                ..Have::default()
             };
             let step = Step::Set {
                 key: "a.b".to_owned(),
@@ -393,8 +448,8 @@ mod tests {
     #[test]
     fn what_is_not_wanted_goes_back() {
         let have = Have {
-            values: BTreeMap::new(),
             originals: [("a.b".to_owned(), "7".to_owned())].into(),
+            ..Have::default()
         };
         assert_eq!(
             plan(&have, &BTreeMap::new()),
@@ -510,15 +565,56 @@ mod tests {
         assert!(!root.path().join("sys/vm/nowhere").exists());
     }
 
+    #[tokio::test]
+    async fn a_missing_parameter_is_waited_for_while_modules_are_loaded() {
+        let root = kernel(&[]);
+        let machine = config(&[("net.netfilter.nf_conntrack_max", "262144")]);
+        let loading = watch::Sender::new(BTreeSet::from(["nf_conntrack".to_owned()]));
+        let mut noun = Sysctls {
+            loading: loading.subscribe(),
+            ..Sysctls::below(&root.path().join("sys"), &root.path().join("originals"))
+        };
+        let have = noun.observe(&machine).await.unwrap();
+        assert_eq!(noun.plan(&have, &machine), []);
+        let pending = |resource: &Resource| resource.phase == Phase::Pending;
+        assert!(noun.publish(&have, &machine).iter().any(pending));
+        loading.send_replace(BTreeSet::new());
+        let have = noun.observe(&machine).await.unwrap();
+        assert!(!noun.plan(&have, &machine).is_empty());
+        assert!(!noun.publish(&have, &machine).iter().any(pending));
+    }
+
+    #[test]
+    fn the_kernels_reserve_is_bounded_by_the_memory() {
+        const MIB: u64 = 1024;
+        for (memory, reserve) in [
+            (256 * MIB, 2 * MIB),
+            (1024 * MIB, 4 * MIB),
+            (4 * 1024 * MIB, 16 * MIB),
+            (64 * 1024 * MIB, 256 * MIB),
+        ] {
+            assert_eq!(defaults::reserve(memory), reserve, "{memory}");
+        }
+        let mut machine = Machine::maintenance();
+        let of =
+            |machine: &Machine| wanted(machine, Some(1024 * MIB))["vm.min_free_kbytes"].clone();
+        assert_eq!(
+            (of(&machine).value.as_str(), of(&machine).how),
+            ("4096", How::AtMost)
+        );
+        machine.sysctls = [("vm.min_free_kbytes".parse().unwrap(), "65536".to_owned())].into();
+        assert_eq!(of(&machine), want("65536", How::Exactly));
+    }
+
     #[test]
     fn pods_need_more_than_an_empty_machine() {
         let mut machine = Machine::maintenance();
-        assert!(!wanted(&machine).contains_key("net.ipv4.ip_forward"));
+        assert!(!wanted(&machine, None).contains_key("net.ipv4.ip_forward"));
         machine.role = Role::Agent;
-        assert!(wanted(&machine).contains_key("net.ipv4.ip_forward"));
+        assert!(wanted(&machine, None).contains_key("net.ipv4.ip_forward"));
         machine.sysctls = [("net.ipv4.ip_forward".parse().unwrap(), "0".to_owned())].into();
         assert_eq!(
-            wanted(&machine)["net.ipv4.ip_forward"],
+            wanted(&machine, None)["net.ipv4.ip_forward"],
             want("0", How::Exactly)
         );
     }

@@ -29,6 +29,8 @@ pub(crate) struct Seen {
     pub hostname: String,
     /// The resources of the kinds that count here.
     pub nouns: Vec<Resource>,
+    /// Whether modules are being loaded.
+    pub loading: bool,
     /// Whether the clock is behind the time the image was built at.
     pub clock_behind: bool,
     /// Whether time servers are configured, and none has answered yet.
@@ -67,6 +69,9 @@ pub(crate) fn unmet(seen: &Seen, node_ip: bool) -> Vec<String> {
             ));
         }
     }
+    if seen.loading {
+        unmet.push("kernel modules are being loaded".to_owned());
+    }
     if seen.clock_behind {
         unmet.push("the clock is behind the time that the image was built at".to_owned());
     } else if seen.unsynchronised && seen.connected_for < FIRST_SYNC {
@@ -75,7 +80,8 @@ pub(crate) fn unmet(seen: &Seen, node_ip: bool) -> Vec<String> {
     unmet
 }
 
-/// Looks at the machine. `settled`, `unsynchronised` and `connected_for` are the caller's.
+/// Looks at the machine. `settled`, `unsynchronised` and `connected_for`
+/// are the caller's.
 pub(crate) fn look(resources: &Store, build_time: u64) -> Seen {
     let clock = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -88,6 +94,10 @@ pub(crate) fn look(resources: &Store, build_time: u64) -> Seen {
             .nodename()
             .to_string_lossy()
             .into_owned(),
+        loading: resources
+            .list("module")
+            .iter()
+            .any(|module| module.spec.get("loading") == Some(&true.into())),
         nouns: NOUNS.iter().flat_map(|kind| resources.list(kind)).collect(),
         clock_behind: clock.as_secs() < build_time,
         ..Seen::default()
@@ -175,7 +185,7 @@ mod tests {
     fn each_need_is_named() {
         let pending =
             Resource::new("resolver", "resolv.conf", Phase::Pending).message("no answer from DHCP");
-        let cases: [(&str, Seen, bool, &[&str]); 10] = [
+        let cases: [(&str, Seen, bool, &[&str]); 11] = [
             ("all there", good(), false, &[]),
             (
                 "not settled",
@@ -230,6 +240,15 @@ mod tests {
                 },
                 false,
                 &["resolver resolv.conf is pending: no answer from DHCP"],
+            ),
+            (
+                "modules",
+                Seen {
+                    loading: true,
+                    ..good()
+                },
+                false,
+                &["kernel modules are being loaded"],
             ),
             (
                 "an old clock",

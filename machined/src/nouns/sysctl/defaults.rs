@@ -16,6 +16,8 @@ pub(super) enum How {
     Exactly,
     /// This number or a greater one: the kernel may have chosen more for a big machine.
     AtLeast,
+    /// This number or a smaller one.
+    AtMost,
     /// This value, where the kernel has the parameter at all: its module may not be loaded.
     IfThere,
 }
@@ -44,6 +46,22 @@ const fn default(
         on,
         why,
     }
+}
+
+/// How much memory the kernel keeps free for itself.
+pub(super) const RESERVE: &str = "vm.min_free_kbytes";
+
+/// Why it is bounded.
+pub(super) const WHY_RESERVE: &str = "huge pages raise it to tens of MiB on a machine of any size; small ones want them for programs";
+
+/// The most that the kernel may keep free of so much memory: a 256th, and what it keeps
+/// by its own rule, which is the square root of sixteen times the memory (mm/page_alloc.c,
+/// calculate_min_free_kbytes). Where transparent huge pages can be asked for it raises
+/// that by a sum that does not know how large the machine is (mm/khugepaged.c): of 1 GiB
+/// it would keep 44 MiB in place of 4, and count half as much again as not available.
+/// From about 11 GiB on nothing is lowered.
+pub(super) fn reserve(memory_kib: u64) -> u64 {
+    (memory_kib / 256).max((memory_kib * 16).isqrt())
 }
 
 use For::{Every, Pods};
