@@ -13,6 +13,9 @@ use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::UnixStream, sync::watch, time::sleep};
 use tonic::transport::{Channel, Endpoint};
 
+/// Between two tries to reach machined: one costs little more than a system call.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// How to serve, as of now.
 #[derive(Clone)]
 pub(crate) struct Credentials {
@@ -48,20 +51,22 @@ pub(crate) async fn watch(socket: &Path) -> watch::Receiver<Credentials> {
     receiver
 }
 
-/// Asks machined again and again, with a pause that grows to five seconds.
+/// Asks machined again and again. At a boot both start together, and nobody can call
+/// before this has an answer. What is the matter is told once.
 async fn follow(socket: PathBuf, sender: watch::Sender<Option<Credentials>>) {
-    let mut pause = Duration::from_millis(50);
+    let mut told = String::new();
     loop {
-        let before = sender.borrow().is_some();
-        if let Err(error) = stream(&socket, &sender).await {
-            tracing::info!("no credentials from machined for now: {error:#}");
+        match stream(&socket, &sender).await {
+            Ok(()) => told.clear(),
+            Err(error) => {
+                let problem = format!("{error:#}");
+                if problem != told {
+                    tracing::info!("no credentials from machined for now: {problem}");
+                    told = problem;
+                }
+            }
         }
-        pause = if before {
-            Duration::from_millis(200)
-        } else {
-            (pause * 2).min(Duration::from_secs(5))
-        };
-        sleep(pause).await;
+        sleep(PAUSE).await;
     }
 }
 

@@ -143,7 +143,14 @@ fn kept() -> Vec<(pb::Start, Backoff)> {
     let service = |name: &str, oom_score_adj| pb::Start {
         name: name.to_owned(),
         argv: vec![format!("/usr/bin/{name}")],
-        env: [("PATH".to_owned(), "/usr/bin:/usr/sbin".to_owned())].into(),
+        env: [
+            ("PATH", "/usr/bin:/usr/sbin"),
+            // One heap for all threads: they do little at a time, and each heap of its
+            // own keeps what it once needed (mallopt(3)).
+            ("MALLOC_ARENA_MAX", "1"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into(),
         cgroup: format!("system/{name}"),
         limits: Some(pb::Limits {
             open_files: 65_536,

@@ -14,6 +14,7 @@ mod switch;
 use crate::{clock, console, crash, mount, watchdog::Guard};
 use keelson_disk::{cmdline, verity};
 use keelson_sys::dm;
+use modules::Which;
 use root::{Candidate, Search};
 use rustix::mount::MountFlags;
 use std::{convert::Infallible, fs, io, path::Path, time::Duration};
@@ -150,13 +151,14 @@ fn search(
     let mut search = Search::new(options.root.root_hash, loader::partition());
     let deadline = clock::now() + PATIENCE;
     loop {
-        watchdog.feed();
-        modules.load_for_devices();
-        let time = clock::now();
-        if let Some(found) = search.look(time) {
-            return Ok(found);
+        for which in [Which::Quick, Which::All] {
+            watchdog.feed();
+            modules.load_for_devices(which);
+            if let Some(found) = search.look(clock::now()) {
+                return Ok(found);
+            }
         }
-        if time >= deadline {
+        if clock::now() >= deadline {
             return Err(Error::NoRoot {
                 uuid: search.uuid().to_string(),
                 disks: search.seen(),

@@ -25,7 +25,9 @@ impl Engine {
                     Fit::Exact
                 };
                 let mut names = Names::new(self.identity.machine_id());
-                names.add(&views::hostname());
+                if let Some(name) = views::hostname(&machine) {
+                    names.add(&name);
+                }
                 api.sans.iter().for_each(|name| names.add(name));
                 orchestrator::needs::addresses(&self.resources)
                     .iter()
@@ -93,7 +95,9 @@ impl Engine {
                 };
                 format!(
                     "{} ({role}), {at}, fingerprint {fingerprint}",
-                    views::hostname()
+                    views::hostname(&machine)
+                        .as_deref()
+                        .unwrap_or("no name yet")
                 )
             }
         };

@@ -2,7 +2,7 @@
 
 use super::handle::{Error, Shared};
 use crate::orchestrator;
-use keelson_config::Role;
+use keelson_config::{Machine, Role};
 use std::{io, path::PathBuf};
 
 /// The files that the services' output is appended to.
@@ -105,12 +105,15 @@ fn valid_url(url: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The kernel's host name.
-pub(super) fn hostname() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned()
+/// The machine's name: the config's, which it has or is about to have, else the
+/// kernel's; nothing before somebody has told the kernel one.
+pub(super) fn hostname(machine: &Machine) -> Option<String> {
+    if let Some(name) = &machine.hostname {
+        return Some(name.as_str().to_owned());
+    }
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy();
+    (!matches!(&*name, "" | "(none)")).then(|| name.into_owned())
 }
 
 #[cfg(test)]
