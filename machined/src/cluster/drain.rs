@@ -79,7 +79,7 @@ struct Work<'a> {
     node: &'a str,
     end: Instant,
     /// Of the eviction API; `None` until it was asked for.
-    version: Option<&'static str>,
+    version: Option<String>,
     /// By uid, what will not be evicted however often it is asked: nobody waits for it.
     refused: BTreeMap<String, (String, String)>,
     drained: Drained,
@@ -90,10 +90,11 @@ impl Work<'_> {
     async fn round(&mut self, critical_too: bool) -> Result<usize, Failure> {
         let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", self.node);
         let Pods(pods) = self.client.get(&path).await?;
-        let version = match self.version {
+        let version = match self.version.clone() {
             Some(version) => version,
-            None => *self.version.insert(eviction_version(self.client).await?),
+            None => eviction_version(self.client).await?,
         };
+        self.version = Some(version.clone());
         if self.drained.pods.is_empty() {
             self.drained.pods.clone_from(&pods);
         }
@@ -108,7 +109,7 @@ impl Work<'_> {
             if Instant::now() >= self.end {
                 break;
             }
-            match self.evict(pod, version).await {
+            match self.evict(pod, &version).await {
                 Ok(()) => {}
                 Err(failure) => match failure.status() {
                     None => return Err(failure),
@@ -149,21 +150,29 @@ impl Work<'_> {
     }
 }
 
-/// Evictions are `policy/v1` since Kubernetes 1.22.
-async fn eviction_version(client: &Client) -> Result<&'static str, Failure> {
+/// The API version of evictions: `policy/v1` since Kubernetes 1.22, `policy/v1beta1`
+/// before. The server says it itself where it lists what pods can be asked for.
+async fn eviction_version(client: &Client) -> Result<String, Failure> {
     #[derive(Deserialize)]
-    struct Version {
-        major: String,
-        minor: String,
+    struct List {
+        resources: Vec<Entry>,
     }
-    let version: Version = client.get("/version").await?;
-    // Some vendors write 20+.
-    let number = |text: &str| {
-        let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse::<u32>().unwrap_or(u32::MAX)
-    };
-    let old = (number(&version.major), number(&version.minor)) < (1, 22);
-    Ok(if old { "policy/v1beta1" } else { "policy/v1" })
+    #[derive(Deserialize)]
+    struct Entry {
+        name: String,
+        #[serde(default)]
+        group: String,
+        #[serde(default)]
+        version: String,
+    }
+    let list: List = client.get("/api/v1").await?;
+    let eviction = list
+        .resources
+        .into_iter()
+        .find(|entry| entry.name == "pods/eviction" && !entry.version.is_empty());
+    Ok(eviction.map_or("policy/v1".into(), |entry| {
+        format!("{}/{}", entry.group, entry.version)
+    }))
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ fn who_is_stopped_when_and_with_which_grace() {
     }
 }
 
-/// A runtime that notes what it is told, and does not end one container.
+/// A runtime that notes what it is told, and does not end one of the pods.
 struct Runtime {
     told: Arc<Mutex<Vec<String>>>,
 }
@@ -171,13 +171,14 @@ impl RuntimeService for Runtime {
             container_id,
             timeout,
         } = request.into_inner();
-        let stuck = container_id == "stuck-1";
+        // What holds it is stopped all the same.
+        let late = container_id == "web-1";
         self.told
             .lock()
             .unwrap()
             .push(format!("{container_id} {timeout}"));
-        match stuck {
-            true => Err(Status::internal("it does not end")),
+        match late {
+            true => Err(Status::internal("it has not ended yet")),
             false => Ok(Response::new(StopContainerResponse {})),
         }
     }
@@ -186,11 +187,12 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<StopPodSandboxRequest>,
     ) -> Result<Response<StopPodSandboxResponse>, Status> {
-        self.told
-            .lock()
-            .unwrap()
-            .push(request.into_inner().pod_sandbox_id);
-        Ok(Response::new(StopPodSandboxResponse {}))
+        let id = request.into_inner().pod_sandbox_id;
+        self.told.lock().unwrap().push(id.clone());
+        match id.as_str() {
+            "stuck" => Err(Status::internal("it does not end")),
+            _ => Ok(Response::new(StopPodSandboxResponse {})),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ const BOUND: Duration = Duration::from_secs(60);
 /// A node with pods; an eviction takes a pod away if `rule` has no other answer.
 struct Node {
     pods: Vec<Value>,
-    minor: &'static str,
+    version: &'static str,
     rule: Box<dyn FnMut(&str) -> Option<Reply> + Send>,
 }
 
@@ -31,19 +31,22 @@ fn daemon(name: &str) -> Value {
 
 async fn serve(
     pods: Vec<Value>,
-    minor: &'static str,
+    version: &'static str,
     rule: impl FnMut(&str) -> Option<Reply> + Send + 'static,
 ) -> Api {
     let node = Arc::new(Mutex::new(Node {
         pods,
-        minor,
+        version,
         rule: Box::new(rule),
     }));
     Api::start(move |request: &Asked| {
         let mut node = node.lock().unwrap();
         let path = request.path.as_str();
-        if path == "/version" {
-            return Reply::ok(&json!({"major": "1", "minor": node.minor}));
+        if path == "/api/v1" {
+            return Reply::ok(&json!({"resources": [
+                {"name": "pods", "kind": "Pod"},
+                {"name": "pods/eviction", "group": "policy", "version": node.version, "kind": "Eviction"},
+            ]}));
         }
         if path == "/api/v1/pods?fieldSelector=spec.nodeName%3Dn" {
             return Reply::ok(&json!({"items": node.pods}));
@@ -82,7 +85,7 @@ async fn everything_that_can_go_goes_and_the_critical_ones_last() {
         daemon("d"),
         pod("b", 0),
     ];
-    let api = serve(pods, "36", |_| None).await;
+    let api = serve(pods, "v1", |_| None).await;
     let drained = drain(&api.client(), "n", BOUND).await;
     assert_eq!(evicted(&api), ["a", "b", "dns"]);
     assert_eq!((drained.left, drained.trouble), (BTreeMap::new(), None));
@@ -93,22 +96,16 @@ async fn everything_that_can_go_goes_and_the_critical_ones_last() {
 
 #[tokio::test]
 async fn an_older_server_knows_the_beta_alone() {
-    for (minor, version) in [
-        ("20", "policy/v1beta1"),
-        ("21+", "policy/v1beta1"),
-        ("22", "policy/v1"),
-    ] {
-        let api = serve(vec![pod("a", 0)], minor, |_| None).await;
-        drain(&api.client(), "n", BOUND).await;
-        let post = api.requests().into_iter().find(|r| r.method == "POST");
-        assert_eq!(post.unwrap().body["apiVersion"], version, "{minor}");
-    }
+    let api = serve(vec![pod("a", 0)], "v1beta1", |_| None).await;
+    drain(&api.client(), "n", BOUND).await;
+    let post = api.requests().into_iter().find(|r| r.method == "POST");
+    assert_eq!(post.unwrap().body["apiVersion"], "policy/v1beta1");
 }
 
 #[tokio::test]
 async fn a_disruption_budget_is_asked_again() {
     let mut asked = 0;
-    let api = serve(vec![pod("a", 0)], "36", move |_| {
+    let api = serve(vec![pod("a", 0)], "v1", move |_| {
         asked += 1;
         let no =
             json!({"message": "Cannot evict pod as it would violate the pod's disruption budget."});
@@ -122,7 +119,7 @@ async fn a_disruption_budget_is_asked_again() {
 
 #[tokio::test]
 async fn a_disruption_budget_that_never_allows_it_ends_with_the_bound() {
-    let api = serve(vec![pod("a", 0)], "36", |_| {
+    let api = serve(vec![pod("a", 0)], "v1", |_| {
         Some(Reply::status(429, &json!({"message": "the budget"})))
     })
     .await;
@@ -135,7 +132,7 @@ async fn a_disruption_budget_that_never_allows_it_ends_with_the_bound() {
 
 #[tokio::test]
 async fn what_may_not_be_evicted_is_told_and_not_waited_for() {
-    let api = serve(vec![pod("a", 0), pod("b", 0)], "36", |name| {
+    let api = serve(vec![pod("a", 0), pod("b", 0)], "v1", |name| {
         (name == "a").then(|| Reply::status(403, &json!({"message": "not yours"})))
     })
     .await;
