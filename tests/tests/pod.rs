@@ -1,9 +1,41 @@
-//! Real Kubernetes runs a pod on the node, and the pod answers.
+//! Real Kubernetes runs a pod on the node, the pod answers, and a reboot ends it in
+//! order: its hook runs, its volume is whole, and it is there again afterwards.
 #![allow(missing_docs)]
 
-use anyhow::Result;
-use keelson_tests::{BOOT, Flavor, Guest, Image, Kubectl, NETWORK, Osctl, fetch};
-use std::{fs, path::Path, time::Duration};
+use anyhow::{Result, ensure};
+use keelson_tests::{BOOT, Flavor, Guest, Image, Kubectl, NETWORK, Osctl, Vm, fetch};
+use std::{
+    fs,
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// The demo's pod with a hook that writes to a folder of the machine before its end.
+const HOOK: &str = r#"{"spec": {"template": {"spec": {
+    "securityContext": {"runAsUser": 0},
+    "volumes": [{"name": "notes", "hostPath": {"path": "/var/lib/notes", "type": "DirectoryOrCreate"}}],
+    "containers": [{
+        "name": "web",
+        "env": [{"name": "NOTES", "value": "/notes/notes"}],
+        "volumeMounts": [{"name": "notes", "mountPath": "/notes"}],
+        "lifecycle": {"preStop": {"exec": {"command": ["/hello", "note"]}}}
+    }]
+}}}}"#;
+
+/// A pod that cannot be evicted: it is stopped through the container runtime.
+const DAEMON: &str = r#"{"apiVersion": "apps/v1", "kind": "DaemonSet",
+    "metadata": {"name": "daemon"},
+    "spec": {
+        "selector": {"matchLabels": {"app": "daemon"}},
+        "template": {
+            "metadata": {"labels": {"app": "daemon"}},
+            "spec": {"containers": [{
+                "name": "hello", "image": "docker.io/keelson/hello:1", "imagePullPolicy": "Never"
+            }]}
+        }
+    }
+}"#;
 
 #[test]
 fn a_pod_of_real_kubernetes_answers() -> Result<()> {
@@ -50,15 +82,55 @@ fn a_pod_of_real_kubernetes_answers() -> Result<()> {
     let kubectl = Kubectl::new(&program, &osctl.file("."));
     fs::copy(workspace.join("hack/demo.yaml"), osctl.file("demo.yaml"))?;
     kubectl.ok(&["apply", "-f", "demo.yaml"])?;
-    kubectl.ok(&[
-        "wait",
-        "--for=condition=Available",
-        "deployment/hello",
-        "--timeout=600s",
-    ])?;
-    let page = fetch(vm.address(30080), Duration::from_secs(120))?;
-    assert!(page.contains("Hello from Keelson"), "{page}");
+    kubectl.ok(&["patch", "deployment/hello", "--patch", HOOK])?;
+    fs::write(osctl.file("daemon.json"), DAEMON)?;
+    kubectl.ok(&["apply", "-f", "daemon.json"])?;
+    kubectl.ok(&["rollout", "status", "daemonset/daemon", "--timeout=600s"])?;
+    kubectl.ok(&["rollout", "status", "deployment/hello", "--timeout=600s"])?;
+    let first = pod_of(&fetch_until(&vm, |page| !page.contains("<pre>"))?);
 
-    osctl.ok(["shutdown"])?;
+    let ending = osctl.run(["reboot", "--wait"])?;
+    assert_eq!(ending.code, 0, "{}", ending.stderr);
+    println!("{}", ending.stderr);
+    for phase in [
+        "drain: 1 evicted",
+        "pods: 1 stopped",
+        "orchestrator: done",
+        "volumes: done",
+    ] {
+        assert!(ending.stderr.contains(phase), "{}", ending.stderr);
+    }
+    osctl.ok(["health", "--timeout", "15m"])?;
+    let again = fetch_until(&vm, |page| page.contains("<pre>"))?;
+    assert_ne!(pod_of(&again), first, "{again}");
+    let note = format!("pod {first} was ended in order");
+    assert!(again.contains(&note), "{again}");
+    let cordon = "jsonpath=[{.items[*].spec.unschedulable}] {.items[*].metadata.annotations}";
+    let node = kubectl.ok(&["get", "nodes", "--output", cordon])?;
+    assert!(
+        node.starts_with("[] ") && !node.contains("keelson.dev"),
+        "{node}"
+    );
+
+    osctl.ok(["shutdown", "--force"])?;
     vm.wait_for_exit(BOOT)
+}
+
+/// The page, as soon as it is as it should be.
+fn fetch_until(vm: &Vm, good: impl Fn(&str) -> bool) -> Result<String> {
+    let deadline = Instant::now() + Duration::from_secs(300);
+    loop {
+        let page = fetch(vm.address(30080), Duration::from_secs(300))?;
+        if page.contains("Hello from Keelson") && good(&page) {
+            return Ok(page);
+        }
+        ensure!(Instant::now() < deadline, "the page stays: {page}");
+        sleep(Duration::from_secs(1));
+    }
+}
+
+/// The pod that the page comes from.
+fn pod_of(page: &str) -> String {
+    let rest = page.split("from pod ").nth(1).unwrap_or_default();
+    rest.split('.').next().unwrap_or_default().to_owned()
 }
