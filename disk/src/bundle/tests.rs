@@ -1,3 +1,5 @@
+//! Tests of the bundle: what is cut off, flipped, or hostile is refused, and the golden file is read.
+
 use std::io::{Cursor, Read, Write};
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of the record: each start of a machine is judged, and nothing is lost or made up.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Tests of staging, on a disk that is a file: what goes well, and what each fault leaves.
+
 use super::*;
 use crate::upgrade::record::{Bad, End};
 use keelson_disk::{
