@@ -6,9 +6,9 @@ use super::{
     guest::{self, SHUTDOWN},
     memory::{self, Idle},
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use keelson_api::PORT;
-use keelson_tests::{Image, Osctl, Vm, overlay};
+use keelson_tests::{BOOT, Image, Osctl, Vm, overlay};
 use std::{
     collections::BTreeMap,
     fs,
@@ -70,6 +70,12 @@ impl Installed {
             osctl,
         };
         installed.first_answer(&vm)?;
+        // The first answer may come before the config was found: until then nobody is trusted.
+        let deadline = Instant::now() + BOOT;
+        while installed.osctl.run(["version"])?.code != 0 {
+            ensure!(Instant::now() < deadline, "the config is not applied");
+            sleep(Duration::from_millis(500));
+        }
         installed.osctl.ok(["shutdown"])?;
         vm.wait_for_exit(SHUTDOWN)?;
         Ok(installed)
