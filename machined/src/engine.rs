@@ -38,7 +38,10 @@ use crate::{
     identity::{self, Credentials, Identity},
     initclient::{Init, InitEvent},
     noun::{Noun as _, Reconcile},
-    nouns::volume::{Availability, Volume, Which},
+    nouns::{
+        module,
+        volume::{Availability, Volume, Which},
+    },
     orchestrator::{self, Orchestrator, payload::Payload},
     power::{self, Plan},
     resource::{Change, Store},
@@ -154,6 +157,10 @@ pub(crate) fn start(setup: Setup) -> anyhow::Result<Handle> {
         let patience = if known { DISK_PATIENCE } else { Duration::ZERO };
         let state = mount_state(&mut nouns.volume, patience).await;
         engine.open(state);
+        // Before the network: what the platform offers wins over whoever calls first.
+        if engine.config.borrow().is_none() {
+            module::coldplug().await;
+        }
         engine.look_at_platform().await;
         let running = engine.start_tasks(nouns, wake);
         engine.run(inbox, running).await;

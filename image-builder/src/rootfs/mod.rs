@@ -468,7 +468,7 @@ impl Parts<'_> {
             boot_loader: efi.join(format!("systemd-boot{word}.efi")),
             mkfs_erofs: self.sources.mkfs_erofs.clone(),
             os_release,
-            kernel_options: self.recipes.kernel.options(self.arch),
+            kernel_options: self.recipes.kernel.options(self.inputs.variant, self.arch),
             version: self.inputs.version.to_string(),
             build_time: self.inputs.build_time,
             papers,

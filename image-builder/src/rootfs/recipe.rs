@@ -126,6 +126,8 @@ struct KernelOption {
     option: String,
     #[serde(default)]
     architectures: Vec<Arch>,
+    #[serde(default)]
+    variants: Vec<Variant>,
     #[serde(rename = "why")]
     _why: String,
 }
@@ -160,11 +162,13 @@ impl Kernel {
     }
 
     /// The plain options, in their order, parted by blanks.
-    pub(super) fn options(&self, arch: Arch) -> String {
+    pub(super) fn options(&self, variant: Variant, arch: Arch) -> String {
         let words: Vec<&str> = self
             .command_line
             .iter()
-            .filter(|option| applies(&option.architectures, arch))
+            .filter(|option| {
+                applies(&option.architectures, arch) && applies(&option.variants, variant)
+            })
             .map(|option| option.option.as_str())
             .collect();
         words.join(" ")
@@ -231,15 +235,20 @@ mod tests {
                 assert!(kernel.root_modules(variant, arch).contains(&"overlay"));
             }
         }
-        assert!(kernel.options(Arch::Amd64).contains("console=ttyS0"));
-        assert!(!kernel.options(Arch::Arm64).contains("console=ttyS0"));
+        let has = |variant, arch, option: &str| kernel.options(variant, arch).contains(option);
+        assert!(has(Variant::Cloud, Arch::Amd64, "console=ttyS0"));
+        assert!(!has(Variant::Cloud, Arch::Arm64, "console=ttyS0"));
+        assert!(has(Variant::Cloud, Arch::Amd64, "no_timer_check"));
+        assert!(!has(Variant::Metal, Arch::Amd64, "no_timer_check"));
     }
 
     #[test]
     fn no_option_weakens_the_kernel() {
         let kernel: Kernel = read(&source("kernel/kernel.yaml")).expect("kernel.yaml");
-        for arch in [Arch::Amd64, Arch::Arm64] {
-            let options = kernel.options(arch);
+        let variants = [Variant::Cloud, Variant::Metal];
+        let kinds = variants.map(|variant| [Arch::Amd64, Arch::Arm64].map(|arch| (variant, arch)));
+        for (variant, arch) in kinds.into_iter().flatten() {
+            let options = kernel.options(variant, arch);
             for weak in [
                 "mitigations=",
                 "nokaslr",

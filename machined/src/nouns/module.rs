@@ -18,7 +18,7 @@ use crate::{
 };
 use anyhow::Context as _;
 use keelson_config::{Machine, Role};
-use keelson_sys::module::{Index, loaded, modaliases, normalize};
+use keelson_sys::module::{Error, Index, loaded, modaliases, normalize};
 use loader::Loader;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -243,6 +243,33 @@ impl Modules {
             driver.tried = false;
         }
         Ok(())
+    }
+}
+
+/// Loads the drivers of all devices, and of those that these bring, and waits for them:
+/// before a machine without a config looks for one, which any device may hold. What
+/// fails is left to the noun, which tries again and tells.
+pub(crate) async fn coldplug() {
+    let plugged = tokio::task::spawn_blocking(|| {
+        let index = Index::open_running()?;
+        let mut known = BTreeSet::new();
+        loop {
+            let new: Vec<String> = modaliases().difference(&known).cloned().collect();
+            if new.is_empty() {
+                return Ok::<(), Error>(());
+            }
+            for alias in &new {
+                if let Err(error) = index.load_alias(alias) {
+                    tracing::debug!("a driver for {alias}: {:#}", anyhow::Error::from(error));
+                }
+            }
+            known.extend(new);
+        }
+    });
+    match plugged.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("loading drivers: {:#}", anyhow::Error::from(error)),
+        Err(error) => tracing::warn!("loading drivers: {error}"),
     }
 }
 
