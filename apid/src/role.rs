@@ -99,6 +99,8 @@ const fn open(method: &'static str, role: Role) -> Row {
 const TABLE: &[Row] = &[
     open("/keelson.v1.MachineService/Version", Role::Reader),
     open("/keelson.v1.MachineService/ApplyConfig", Role::Admin),
+    row("/keelson.v1.MachineService/ConfirmConfig", Role::Admin),
+    row("/keelson.v1.MachineService/RevertConfig", Role::Admin),
     row("/keelson.v1.MachineService/GetConfig", Role::Reader),
     row("/keelson.v1.MachineService/ListServices", Role::Reader),
     row("/keelson.v1.MachineService/RestartService", Role::Operator),

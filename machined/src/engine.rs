@@ -19,6 +19,7 @@ mod certify;
 mod check;
 mod handle;
 mod pass;
+mod pending;
 #[cfg(test)]
 mod tests;
 mod uevent;
@@ -26,6 +27,7 @@ mod views;
 
 pub(crate) use handle::{Apply, End, Error, Handle, Power};
 pub(crate) use pass::{Outcome, Wanted};
+pub(crate) use pending::{DEFAULT_TRY, Mode};
 
 use crate::{
     acquire::Platform,
@@ -56,6 +58,7 @@ use keelson_api::{
 };
 use keelson_config::Machine;
 use pass::{Passes, Question};
+use pending::Pending;
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -238,6 +241,7 @@ struct Engine {
     console: Console,
     config: watch::Sender<Option<Arc<Stored>>>,
     wanted: watch::Sender<Wanted>,
+    pending: watch::Sender<Pending>,
     services: watch::Sender<Arc<Vec<v1::Service>>>,
     health: watch::Sender<Arc<Vec<v1::HealthCheck>>>,
     credentials: watch::Sender<Option<Arc<Credentials>>>,
@@ -290,6 +294,7 @@ impl Engine {
                 generation: 0,
                 machine,
             }),
+            pending: watch::Sender::default(),
             services: watch::Sender::default(),
             health: watch::Sender::default(),
             credentials: watch::Sender::new(None),
@@ -306,6 +311,7 @@ impl Engine {
             events: engine.events.clone(),
             payload: engine.payload.clone(),
             config: engine.config.subscribe(),
+            pending: engine.pending.subscribe(),
             services: engine.services.subscribe(),
             health: engine.health.subscribe(),
             credentials: engine.credentials.subscribe(),
@@ -332,6 +338,16 @@ impl Engine {
                         .say("identity", format!("it cannot be kept: {error:#}")),
                 }
                 let configs = Configs::new(dir.join("config"), &self.facts.release.version);
+                match configs.switch_to_staged(&self.facts.boot_id) {
+                    Ok(None) => {}
+                    Ok(Some(generation)) => self.events.say(
+                        "config",
+                        format!("generation {generation} waited for this boot"),
+                    ),
+                    Err(why) => self.events.say("config", why),
+                }
+                let staged = configs.staged();
+                self.pending.send_modify(|pending| pending.staged = staged);
                 let loaded = configs.load();
                 for problem in loaded.problems {
                     self.events.say("config", problem);
@@ -427,7 +443,11 @@ impl Engine {
         let mut alive = interval(ALIVE);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let trial = self.pending.borrow().tried.as_ref().map(|it| it.deadline);
             tokio::select! {
+                () = pending::end_of(trial) => {
+                    self.end_trial("nobody confirmed the config that was tried");
+                }
                 command = inbox.recv() => match command {
                     Some(command) => self.command(command, &running).await,
                     None => return,
@@ -464,6 +484,10 @@ impl Engine {
             Command::Apply(apply, reply) => {
                 drop(reply.send(self.apply(apply, Some(running)).await))
             }
+            Command::Confirm(source, reply) => {
+                drop(reply.send(self.confirm(source, running).await))
+            }
+            Command::Revert(source, reply) => drop(reply.send(self.revert(&source).await)),
             Command::Restart(name, reply) => drop(reply.send(self.restart(&name, running).await)),
             Command::Power { end, source, reply } => self.power(end, &source, reply, running),
         }

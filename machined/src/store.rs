@@ -8,7 +8,12 @@
 //! config/7.yaml   as written
 //! config/7.json   who, when, and the digest of 7.yaml
 //! config/current  "7": switched last
+//! config/staged   the generation that counts from the next boot on (staged.rs)
 //! ```
+
+mod staged;
+
+pub(crate) use staged::Staged;
 
 use bytes::Bytes;
 use keelson_config::Machine;
@@ -167,10 +172,12 @@ impl Configs {
             &self.release,
             applied,
         );
-        for op in &ops {
-            self.apply(op)?;
-        }
+        self.apply_all(&ops)?;
         Ok(generation)
+    }
+
+    fn apply_all(&self, ops: &[Op]) -> io::Result<()> {
+        ops.iter().try_for_each(|op| self.apply(op))
     }
 
     fn apply(&self, op: &Op) -> io::Result<()> {
@@ -250,7 +257,10 @@ impl Configs {
             let first = outcome
                 .diagnostics
                 .first()
-                .map(|d| d.message.clone())
+                .map(|it| match it.path.as_str() {
+                    "" => it.message.clone(),
+                    path => format!("{path}: {}", it.message),
+                })
                 .unwrap_or_default();
             return Err(format!("this version does not accept it: {first}"));
         };
@@ -264,7 +274,7 @@ impl Configs {
     }
 }
 
-/// The changes that store a config, in order, and its generation.
+/// The changes that store a config and switch to it, in order, and its generation.
 fn plan(
     known: &[Known],
     current: Option<u64>,
@@ -273,13 +283,26 @@ fn plan(
     release: &str,
     applied: SystemTime,
 ) -> (u64, Vec<Op>) {
-    let generation = known
-        .iter()
-        .map(|known| known.generation)
-        .max()
-        .unwrap_or(0)
-        .max(current.unwrap_or(0))
-        + 1;
+    let generation = next(known, current);
+    let mut ops = puts(generation, bytes, source, release, applied);
+    ops.extend(switch(known, current, generation, release));
+    (generation, ops)
+}
+
+/// The number that the next config gets.
+fn next(known: &[Known], current: Option<u64>) -> u64 {
+    let newest = known.iter().map(|known| known.generation).max();
+    newest.max(current).unwrap_or(0) + 1
+}
+
+/// The changes that write a config down, without switching to it.
+fn puts(
+    generation: u64,
+    bytes: &[u8],
+    source: &str,
+    release: &str,
+    applied: SystemTime,
+) -> Vec<Op> {
     let beside = Beside {
         format_version: FORMAT,
         applied: applied
@@ -292,35 +315,40 @@ fn plan(
     };
     // A struct of numbers and strings always serialises.
     let beside = serde_json::to_vec(&beside).unwrap_or_default();
-    let mut ops = vec![
+    vec![
         Op::Put(format!("{generation}.yaml"), bytes.to_vec()),
         Op::Put(format!("{generation}.json"), beside),
+    ]
+}
+
+/// The changes that switch to a config that is written down. Whatever waited for a
+/// boot has been overtaken; of the others those that are not kept go.
+fn switch(known: &[Known], current: Option<u64>, generation: u64, release: &str) -> Vec<Op> {
+    let mut ops = vec![
         Op::Put("current".into(), format!("{generation}\n").into_bytes()),
+        Op::Delete(staged::NOTE.into()),
     ];
     // What is kept beside the new one: the one that was current until now.
     let mut old = known.to_vec();
+    old.retain(|it| it.generation != generation);
     old.sort_unstable_by_key(|it| (Some(it.generation) != current, Reverse(it.generation)));
     let mut others: Vec<String> = vec![release.to_owned()];
-    for (
-        place,
-        Known {
-            generation,
-            release,
-        },
-    ) in old.into_iter().enumerate()
-    {
-        let first_of_its_release = !others.contains(&release);
+    for (place, old) in old.into_iter().enumerate() {
+        let first_of_its_release = !others.contains(&old.release);
         if first_of_its_release {
-            others.push(release);
+            others.push(old.release);
         }
         if place < KEPT - 1 || (first_of_its_release && others.len() <= KEPT_RELEASES + 1) {
             continue;
         }
-        let gone = generation;
-        ops.push(Op::Delete(format!("{gone}.yaml")));
-        ops.push(Op::Delete(format!("{gone}.json")));
+        ops.extend(delete(old.generation));
     }
-    (generation, ops)
+    ops
+}
+
+/// The changes that delete a config.
+fn delete(generation: u64) -> [Op; 2] {
+    ["yaml", "json"].map(|end| Op::Delete(format!("{generation}.{end}")))
 }
 
 /// SHA-256 in lower-case hex.
@@ -362,229 +390,4 @@ pub(crate) fn write_durable(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::identity::tests::api;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    /// A config that is valid on a machine, with `comment` in it.
-    pub(crate) fn config(comment: &str) -> Vec<u8> {
-        let api = api();
-        let indent = |pem: &str| {
-            pem.lines()
-                .map(|line| format!("        {line}\n"))
-                .collect::<String>()
-        };
-        format!(
-            "# {comment}\napiVersion: keelson.dev/v1alpha1\nkind: Machine\nmachine:\n  hostname: server-1\n  \
-             role: none\n  api:\n    ca: |\n{}    issuer:\n      cert: |\n{}      key: |\n{}",
-            indent(&api.ca),
-            indent(&api.issuer.cert),
-            indent(api.issuer.key.reveal()),
-        )
-        .into_bytes()
-    }
-
-    fn store() -> (tempfile::TempDir, Configs) {
-        let dir = tempfile::tempdir().unwrap();
-        let configs = Configs::new(dir.path().join("config"), "0.1.0");
-        (dir, configs)
-    }
-
-    fn at(seconds: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
-    }
-
-    fn names(configs: &Configs) -> Vec<String> {
-        let entries = fs::read_dir(&configs.dir).unwrap();
-        let mut names: Vec<String> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn what_is_saved_is_loaded_and_two_are_kept() {
-        let (_dir, configs) = store();
-        let loaded = configs.load();
-        assert!(loaded.config.is_none() && loaded.problems.is_empty());
-        for n in 1..=4u64 {
-            assert_eq!(
-                configs
-                    .save(&config(&n.to_string()), "CN=admin", at(n))
-                    .unwrap(),
-                n
-            );
-        }
-        let loaded = configs.load();
-        assert_eq!(loaded.problems, [""; 0]);
-        let stored = loaded.config.unwrap();
-        assert_eq!(
-            (stored.generation, stored.applied, stored.source.as_str()),
-            (4, at(4), "CN=admin")
-        );
-        assert!(stored.bytes.starts_with(b"# 4\n"));
-        assert_eq!(
-            stored.machine.hostname.as_ref().map(|name| name.as_str()),
-            Some("server-1")
-        );
-        assert_eq!(
-            names(&configs),
-            ["3.json", "3.yaml", "4.json", "4.yaml", "current"]
-        );
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(
-            (mode(&configs.dir), mode(&configs.dir.join("4.yaml"))),
-            (0o700, 0o600)
-        );
-    }
-
-    /// Power is cut after each prefix of the changes, and in the middle of each write.
-    #[test]
-    fn a_cut_of_power_at_any_point_leaves_the_old_or_the_new() {
-        let (old, new) = (config("old"), config("new"));
-        for before in 0..3u64 {
-            for cut in 0.. {
-                let (_dir, configs) = store();
-                for n in 0..before {
-                    configs.save(&old, "before", at(n)).unwrap();
-                }
-                make_private(&configs.dir).unwrap();
-                let known = configs.known().unwrap();
-                let (_, ops) = plan(&known, configs.current(), &new, "cut", "0.1.0", at(9));
-                if cut > ops.len() {
-                    break;
-                }
-                for op in &ops[..cut] {
-                    configs.apply(op).unwrap();
-                }
-                if let Some(Op::Put(name, bytes)) = ops.get(cut) {
-                    let torn = configs.dir.join(name).with_extension("tmp");
-                    fs::write(torn, &bytes[..bytes.len() / 2]).unwrap();
-                }
-                let loaded = configs.load().config;
-                let is =
-                    |wanted: &[u8]| loaded.as_ref().is_some_and(|stored| stored.bytes == wanted);
-                match cut {
-                    0 | 1 if before == 0 => assert!(loaded.is_none(), "{cut}"),
-                    // Whole, but not switched to: with no other it is as good as stored.
-                    2 if before == 0 => assert!(is(&new)),
-                    0..=2 => assert!(is(&old), "{before} {cut}"),
-                    _ => assert!(is(&new), "{before} {cut}"),
-                }
-                // And what comes next works.
-                let next = configs.save(&new, "after", at(10)).unwrap();
-                assert!(loaded.is_none_or(|loaded| loaded.generation < next));
-                assert_eq!(configs.load().config.unwrap().generation, next);
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_damaged_is_passed_over_and_told() {
-        type Damage = fn(&Path);
-        let cases: [(&str, Damage); 6] = [
-            ("a torn config", |dir| {
-                fs::write(dir.join("2.yaml"), "apiVersion: keel").unwrap()
-            }),
-            ("no config", |dir| {
-                fs::remove_file(dir.join("2.yaml")).unwrap()
-            }),
-            ("no facts", |dir| {
-                fs::remove_file(dir.join("2.json")).unwrap()
-            }),
-            ("torn facts", |dir| {
-                fs::write(dir.join("2.json"), "{").unwrap()
-            }),
-            ("facts of a newer version", |dir| {
-                let text = fs::read_to_string(dir.join("2.json")).unwrap();
-                fs::write(
-                    dir.join("2.json"),
-                    text.replace("\"formatVersion\":1", "\"formatVersion\":9"),
-                )
-                .unwrap();
-            }),
-            ("a note that makes no sense", |dir| {
-                fs::write(dir.join("current"), "\0\0").unwrap();
-                fs::write(dir.join("2.yaml"), "").unwrap();
-            }),
-        ];
-        for (name, damage) in cases {
-            let (_dir, configs) = store();
-            configs.save(&config("one"), "a", at(1)).unwrap();
-            configs.save(&config("two"), "b", at(2)).unwrap();
-            damage(&configs.dir);
-            let loaded = configs.load();
-            assert_eq!(
-                loaded.config.map(|stored| stored.generation),
-                Some(1),
-                "{name}"
-            );
-            assert!(!loaded.problems.is_empty(), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_release_that_comes_back_finds_the_last_that_it_reads() {
-        let (dir, old) = store();
-        let first = config("of the old release");
-        old.save(&first, "a", at(1)).unwrap();
-        let new = Configs::new(dir.path().join("config"), "0.2.0");
-        // A key that only the new release knows, many times over.
-        let text = String::from_utf8(config("new")).unwrap();
-        let text = text.replace("  role: none", "  role: none\n  hover: true");
-        for n in 0..5 {
-            new.save(text.as_bytes(), "a", at(2 + n)).unwrap();
-        }
-        let loaded = old.load();
-        assert_eq!(loaded.config.unwrap().bytes, first);
-        assert!(!loaded.problems.is_empty());
-        assert_eq!(old.save(&config("again"), "a", at(9)).unwrap(), 7);
-    }
-
-    #[test]
-    fn of_long_gone_releases_nothing_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        for n in 1..9 {
-            let configs = Configs::new(dir.path().join("config"), &format!("0.{n}.0"));
-            configs.save(&config("x"), "a", at(n)).unwrap();
-        }
-        let configs = Configs::new(dir.path().join("config"), "0.8.0");
-        let mut kept = configs.generations().unwrap();
-        kept.sort_unstable();
-        assert_eq!(kept, [6, 7, 8]);
-    }
-
-    #[test]
-    fn a_generation_is_never_used_again() {
-        let (_dir, configs) = store();
-        configs.save(&config("one"), "a", at(1)).unwrap();
-        configs.save(&config("two"), "a", at(1)).unwrap();
-        fs::remove_file(configs.dir.join("2.yaml")).unwrap();
-        assert_eq!(configs.save(&config("three"), "a", at(1)).unwrap(), 3);
-    }
-
-    #[test]
-    fn the_facts_as_they_are_on_disk() {
-        let known = [6, 7].map(|generation| Known {
-            generation,
-            release: "0.1.0".into(),
-        });
-        let time = at(1_790_000_000);
-        let (_, ops) = plan(&known, Some(7), b"x", "CN=admin", "0.1.0", time);
-        let put = |name: &str, text: &str| Op::Put(name.into(), text.into());
-        let facts = format!(
-            r#"{{"formatVersion":1,"applied":1790000000,"source":"CN=admin","sha256":"{}","release":"0.1.0"}}"#,
-            "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
-        );
-        let wanted = [
-            put("8.yaml", "x"),
-            put("8.json", &facts),
-            put("current", "8\n"),
-            Op::Delete("6.yaml".into()),
-            Op::Delete("6.json".into()),
-        ];
-        assert_eq!(ops, wanted);
-    }
-}
+pub(crate) mod tests;

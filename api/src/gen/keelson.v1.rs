@@ -48,6 +48,73 @@ pub struct ApplyConfigRequest {
     /// With another generation stored, the answer is ABORTED and nothing is changed.
     #[prost(uint64, tag = "4")]
     pub expected_generation: u64,
+    /// When it counts, and for how long.
+    #[prost(enumeration = "apply_config_request::Mode", tag = "5")]
+    pub mode: i32,
+    /// With MODE_TRY: how long the machine keeps to it unless it is confirmed; 10
+    /// seconds to an hour, a minute where nothing is said.
+    #[prost(message, optional, tag = "6")]
+    pub try_for: ::core::option::Option<::prost_types::Duration>,
+}
+/// Nested message and enum types in `ApplyConfigRequest`.
+pub mod apply_config_request {
+    /// When a config counts.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Mode {
+        /// As MODE_AUTO.
+        Unspecified = 0,
+        /// It is stored, and the machine follows at once. What only a reboot can do waits
+        /// for the next one.
+        Auto = 1,
+        /// As MODE_AUTO, but refused where something would have to wait for a reboot.
+        NoReboot = 2,
+        /// It is stored, and the machine follows at its next boot.
+        Staged = 3,
+        /// It is stored, and the machine reboots in order and follows.
+        Reboot = 4,
+        /// The machine follows at once but stores nothing: unless it is confirmed in time
+        /// the machine goes back to the stored config, as it does after a reboot.
+        Try = 5,
+    }
+    impl Mode {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "MODE_UNSPECIFIED",
+                Self::Auto => "MODE_AUTO",
+                Self::NoReboot => "MODE_NO_REBOOT",
+                Self::Staged => "MODE_STAGED",
+                Self::Reboot => "MODE_REBOOT",
+                Self::Try => "MODE_TRY",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "MODE_UNSPECIFIED" => Some(Self::Unspecified),
+                "MODE_AUTO" => Some(Self::Auto),
+                "MODE_NO_REBOOT" => Some(Self::NoReboot),
+                "MODE_STAGED" => Some(Self::Staged),
+                "MODE_REBOOT" => Some(Self::Reboot),
+                "MODE_TRY" => Some(Self::Try),
+                _ => None,
+            }
+        }
+    }
 }
 /// What was found in a config, and what it takes to apply it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -62,6 +129,35 @@ pub struct ApplyConfigResponse {
     /// The generation under which the config was stored; 0 if it was not stored.
     #[prost(uint64, tag = "3")]
     pub generation: u64,
+    /// The changed values that count only after a reboot, as paths: "machine.kernel".
+    #[prost(string, repeated, tag = "4")]
+    pub after_reboot: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// With MODE_TRY: when the machine goes back to the stored config.
+    #[prost(message, optional, tag = "5")]
+    pub until: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Empty: there is one config to confirm at most.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfirmConfigRequest {}
+/// The config that was tried is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfirmConfigResponse {
+    /// The generation under which it is stored.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+}
+/// Empty: what waits is called off, whatever it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevertConfigRequest {}
+/// What was called off.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevertConfigResponse {
+    /// Whether a config was being tried.
+    #[prost(bool, tag = "1")]
+    pub tried: bool,
+    /// The generation of the config that waited for the next boot; 0 if none did.
+    #[prost(uint64, tag = "2")]
+    pub staged: u64,
 }
 /// One thing that is wrong or doubtful in a config.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -164,6 +260,35 @@ pub struct GetConfigResponse {
     pub applied: ::core::option::Option<::prost_types::Timestamp>,
     /// Who stored it: the subject of the client's certificate, or where the machine found it.
     #[prost(string, tag = "4")]
+    pub source: ::prost::alloc::string::String,
+    /// The config that is being tried.
+    #[prost(message, optional, tag = "5")]
+    pub tried: ::core::option::Option<TriedConfig>,
+    /// The config that waits for the next boot.
+    #[prost(message, optional, tag = "6")]
+    pub staged: ::core::option::Option<StagedConfig>,
+}
+/// A config that counts now, but is not stored.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TriedConfig {
+    /// When the machine goes back to the stored config unless this one is confirmed.
+    #[prost(message, optional, tag = "1")]
+    pub until: ::core::option::Option<::prost_types::Timestamp>,
+    /// Who brought it.
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+}
+/// A config that is stored and counts from the next boot on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StagedConfig {
+    /// Its generation.
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// When it was stored.
+    #[prost(message, optional, tag = "2")]
+    pub applied: ::core::option::Option<::prost_types::Timestamp>,
+    /// Who stored it.
+    #[prost(string, tag = "3")]
     pub source: ::prost::alloc::string::String,
 }
 /// Empty: the question has no options.
@@ -581,6 +706,57 @@ pub mod machine_service_client {
                 .insert(GrpcMethod::new("keelson.v1.MachineService", "ApplyConfig"));
             self.inner.unary(req, path, codec).await
         }
+        /// Stores the config that is being tried, so that it stays.
+        pub async fn confirm_config(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ConfirmConfigRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConfirmConfigResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keelson.v1.MachineService/ConfirmConfig",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keelson.v1.MachineService", "ConfirmConfig"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Calls off a config that is being tried or waits for the next boot: the stored
+        /// one counts.
+        pub async fn revert_config(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevertConfigRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevertConfigResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keelson.v1.MachineService/RevertConfig",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keelson.v1.MachineService", "RevertConfig"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Returns the stored config as it was written, secrets starred out unless the
         /// caller is an admin and asks for them.
         pub async fn get_config(
@@ -860,6 +1036,23 @@ pub mod machine_service_server {
             tonic::Response<super::ApplyConfigResponse>,
             tonic::Status,
         >;
+        /// Stores the config that is being tried, so that it stays.
+        async fn confirm_config(
+            &self,
+            request: tonic::Request<super::ConfirmConfigRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConfirmConfigResponse>,
+            tonic::Status,
+        >;
+        /// Calls off a config that is being tried or waits for the next boot: the stored
+        /// one counts.
+        async fn revert_config(
+            &self,
+            request: tonic::Request<super::RevertConfigRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevertConfigResponse>,
+            tonic::Status,
+        >;
         /// Returns the stored config as it was written, secrets starred out unless the
         /// caller is an admin and asks for them.
         async fn get_config(
@@ -1104,6 +1297,96 @@ pub mod machine_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ApplyConfigSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keelson.v1.MachineService/ConfirmConfig" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConfirmConfigSvc<T: MachineService>(pub Arc<T>);
+                    impl<
+                        T: MachineService,
+                    > tonic::server::UnaryService<super::ConfirmConfigRequest>
+                    for ConfirmConfigSvc<T> {
+                        type Response = super::ConfirmConfigResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ConfirmConfigRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MachineService>::confirm_config(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConfirmConfigSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keelson.v1.MachineService/RevertConfig" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevertConfigSvc<T: MachineService>(pub Arc<T>);
+                    impl<
+                        T: MachineService,
+                    > tonic::server::UnaryService<super::RevertConfigRequest>
+                    for RevertConfigSvc<T> {
+                        type Response = super::RevertConfigResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevertConfigRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MachineService>::revert_config(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevertConfigSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,7 +1,7 @@
 //! `MachineService`: each method is a question to the engine.
 
 use super::caller;
-use crate::engine::{Apply, End, Error, Handle, Power};
+use crate::engine::{Apply, DEFAULT_TRY, End, Error, Handle, Mode, Power};
 use futures_util::{Stream, StreamExt as _, stream};
 use keelson_api::v1::{self, health_check::State, machine_service_server::MachineService};
 use std::{io, pin::Pin, sync::Arc};
@@ -54,6 +54,8 @@ impl MachineService for Machine {
             dry_run,
             file_name,
             expected_generation,
+            mode,
+            try_for,
         } = request.into_inner();
         let apply = Apply {
             config: config.into(),
@@ -62,12 +64,15 @@ impl MachineService for Machine {
             dry_run,
             only_first,
             expected_generation: (expected_generation != 0).then_some(expected_generation),
+            mode: self::mode(mode, try_for)?,
         };
         match self.0.apply(apply).await {
             Ok(applied) => Ok(Response::new(v1::ApplyConfigResponse {
                 diagnostics: applied.diagnostics,
                 steps: applied.steps,
                 generation: applied.generation,
+                after_reboot: applied.after_reboot,
+                until: applied.until.map(Into::into),
             })),
             // The errors are the answer: a status has no room for their places.
             Err(Error::InvalidConfig(diagnostics)) => Ok(Response::new(v1::ApplyConfigResponse {
@@ -76,6 +81,25 @@ impl MachineService for Machine {
             })),
             Err(error) => Err(error.into()),
         }
+    }
+
+    async fn confirm_config(
+        &self,
+        request: Request<v1::ConfirmConfigRequest>,
+    ) -> Result<Response<v1::ConfirmConfigResponse>, Status> {
+        let generation = self.0.confirm(caller::source(&request)).await?;
+        Ok(Response::new(v1::ConfirmConfigResponse { generation }))
+    }
+
+    async fn revert_config(
+        &self,
+        request: Request<v1::RevertConfigRequest>,
+    ) -> Result<Response<v1::RevertConfigResponse>, Status> {
+        let reverted = self.0.revert(caller::source(&request)).await?;
+        Ok(Response::new(v1::RevertConfigResponse {
+            tried: reverted.tried,
+            staged: reverted.staged.unwrap_or(0),
+        }))
     }
 
     async fn get_config(
@@ -96,11 +120,23 @@ impl MachineService for Machine {
         } else {
             keelson_config::redact(&stored.bytes)
         };
+        let pending = self.0.pending();
+        let tried = pending.tried.map(|tried| v1::TriedConfig {
+            until: Some(tried.until.into()),
+            source: tried.source,
+        });
+        let staged = pending.staged.map(|staged| v1::StagedConfig {
+            generation: staged.generation,
+            applied: Some(staged.applied.into()),
+            source: staged.source,
+        });
         Ok(Response::new(v1::GetConfigResponse {
             config,
             generation: stored.generation,
             applied: Some(stored.applied.into()),
             source: stored.source.clone(),
+            tried,
+            staged,
         }))
     }
 
@@ -226,4 +262,34 @@ fn summary(checks: &Arc<Vec<v1::HealthCheck>>) -> v1::HealthResponse {
 
 fn unreadable(what: &str, error: &io::Error) -> Status {
     Status::internal(format!("reading {what}: {error}"))
+}
+/// When a config counts.
+fn mode(mode: i32, try_for: Option<prost_types::Duration>) -> Result<Mode, Error> {
+    use v1::apply_config_request::Mode as Word;
+    let mode = match Word::try_from(mode) {
+        Ok(Word::Unspecified | Word::Auto) => Mode::Auto,
+        Ok(Word::NoReboot) => Mode::NoReboot,
+        Ok(Word::Staged) => Mode::Staged,
+        Ok(Word::Reboot) => Mode::Reboot,
+        Ok(Word::Try) => {
+            let length = match try_for {
+                None => DEFAULT_TRY,
+                Some(length) => length.try_into().map_err(|_| {
+                    Error::InvalidArgument("a config is not tried for less than no time".into())
+                })?,
+            };
+            return Ok(Mode::Try(length));
+        }
+        // Whoever asks for what is not known here gets nothing else in its place.
+        Err(_) => {
+            let text = format!("this version knows no mode {mode} of applying a config");
+            return Err(Error::InvalidArgument(text));
+        }
+    };
+    match try_for {
+        None => Ok(mode),
+        Some(_) => Err(Error::InvalidArgument(
+            "try_for is for the mode MODE_TRY only".into(),
+        )),
+    }
 }

@@ -2,11 +2,16 @@
 //! puts it in force, from whomever it comes.
 
 use super::{
-    Engine, Running, Wanted, check,
+    Engine, Running, check,
     handle::{Applied, Apply, Error},
     pass::Question,
+    pending::{self, Mode, Pending},
 };
-use crate::{acquire::Found, store::Stored};
+use crate::{
+    acquire::Found,
+    store::{Configs, Stored},
+};
+use bytes::Bytes;
 use keelson_api::v1;
 use keelson_config::Machine;
 use std::{
@@ -37,6 +42,7 @@ impl Engine {
             let text = "this machine has its first config: further ones need a client certificate of its administrators";
             return Err(Error::FailedPrecondition(text.into()));
         }
+        self.admit(apply.mode)?;
         if let Some(conflict) = self.conflict(apply.expected_generation) {
             return Err(conflict);
         }
@@ -52,55 +58,89 @@ impl Engine {
             }
             steps.extend(running.orchestrator.plan(&have, &machine));
         }
+        let after_reboot = self.after_reboot(&apply.config);
+        if apply.mode == Mode::NoReboot && !after_reboot.is_empty() {
+            return Err(Error::FailedPrecondition(format!(
+                "only a reboot puts this in force, so nothing was changed: {}",
+                after_reboot.join(", ")
+            )));
+        }
+        let mut applied = Applied {
+            diagnostics,
+            steps,
+            after_reboot,
+            ..Applied::default()
+        };
         if apply.dry_run {
-            return Ok(Applied {
-                diagnostics,
-                steps,
-                generation: 0,
-            });
+            return Ok(applied);
         }
-        if let Some(stored) = self
-            .config
-            .borrow()
-            .as_ref()
-            .filter(|stored| stored.bytes == apply.config)
-        {
-            return Ok(Applied {
-                diagnostics,
-                steps,
-                generation: stored.generation,
-            });
+        match apply.mode {
+            Mode::Auto | Mode::NoReboot => {
+                applied.generation = self.store(apply.config, machine, apply.source).await?;
+            }
+            Mode::Staged => {
+                applied.generation = self.stage(apply.config, apply.source).await?;
+            }
+            Mode::Reboot => {
+                let source = apply.source.clone();
+                applied.generation = self.stage(apply.config, apply.source).await?;
+                if let Some(running) = running {
+                    self.reboot_for(applied.generation, &source, running)
+                        .await?;
+                }
+            }
+            Mode::Try(length) => {
+                applied.until = Some(self.try_out(apply, machine, length));
+            }
         }
-        let configs = self.configs.clone().map_err(|why| {
-            Error::FailedPrecondition(format!(
-                "the config cannot be stored, so it is not applied: {why}"
-            ))
-        })?;
+        Ok(applied)
+    }
+
+    /// Stores a config and puts it in force; its generation. What was tried or waited
+    /// before has been overtaken.
+    pub(super) async fn store(
+        &mut self,
+        bytes: Bytes,
+        machine: Arc<Machine>,
+        source: String,
+    ) -> Result<u64, Error> {
+        let stored = self.config.borrow().clone();
+        if let Some(stored) = stored.filter(|stored| stored.bytes == bytes) {
+            self.end_trial("the stored config was sent again");
+            self.unstage().await?;
+            return Ok(stored.generation);
+        }
+        let configs = self.configs()?;
         let applied = SystemTime::now();
-        let (bytes, source) = (apply.config.clone(), apply.source.clone());
-        let saved =
-            tokio::task::spawn_blocking(move || configs.save(&bytes, &source, applied)).await;
+        let saved = {
+            let (bytes, source) = (bytes.clone(), source.clone());
+            tokio::task::spawn_blocking(move || configs.save(&bytes, &source, applied)).await
+        };
         let generation = match saved {
             Ok(Ok(generation)) => generation,
             Ok(Err(error)) => return Err(Error::Internal(format!("storing the config: {error}"))),
             Err(error) => return Err(Error::Internal(format!("storing the config: {error}"))),
         };
-        self.events.say(
-            "config",
-            format!("generation {generation} stored by {}", apply.source),
-        );
+        let text = format!("generation {generation} stored by {source}");
+        self.events.say("config", text);
         self.publish(Stored {
             generation,
-            bytes: apply.config,
+            bytes,
             applied,
-            source: apply.source,
+            source,
             machine,
         });
+        self.pending.send_replace(Pending::default());
         self.certify();
-        Ok(Applied {
-            diagnostics,
-            steps,
-            generation,
+        Ok(generation)
+    }
+
+    /// Where configs are stored.
+    pub(super) fn configs(&self) -> Result<Configs, Error> {
+        self.configs.clone().map_err(|why| {
+            Error::FailedPrecondition(format!(
+                "the config cannot be stored, so it is not applied: {why}"
+            ))
         })
     }
 
@@ -123,10 +163,7 @@ impl Engine {
 
     /// Puts a stored config in force.
     pub(super) fn publish(&mut self, stored: Stored) {
-        let wanted = Wanted {
-            generation: stored.generation,
-            machine: stored.machine.clone(),
-        };
+        let wanted = pending::wanted(&stored);
         self.config.send_replace(Some(Arc::new(stored)));
         self.wanted.send_replace(wanted);
     }
@@ -162,6 +199,7 @@ impl Engine {
                 dry_run: false,
                 only_first: true,
                 expected_generation: None,
+                mode: Mode::Auto,
             };
             match self.apply(apply, None).await {
                 Ok(_) => return,

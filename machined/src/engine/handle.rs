@@ -1,6 +1,7 @@
 //! What the rest of machined may ask of the engine: messages to the task that
 //! owns the state, and views of what is published. Cheap to clone; holds no state.
 
+use super::pending::{Mode, Pending, Reverted};
 use crate::{
     events::Events, facts::Facts, identity::Credentials, kmsg, logs,
     orchestrator::payload::Payload, resource::Store, store::Stored,
@@ -8,7 +9,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::Stream;
 use keelson_api::v1;
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Asks the engine. Every clone speaks to the same engine.
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub payload: Option<Arc<Payload>>,
     /// The stored config; `None` in maintenance.
     pub config: watch::Receiver<Option<Arc<Stored>>>,
+    /// What is tried, and what waits for a boot.
+    pub pending: watch::Receiver<Pending>,
     /// The services, sorted by name.
     pub services: watch::Receiver<Arc<Vec<v1::Service>>>,
     /// The health checks, in the order to show them.
@@ -80,6 +83,8 @@ pub(crate) struct Apply {
     pub only_first: bool,
     /// Refuse unless the stored config has this generation.
     pub expected_generation: Option<u64>,
+    /// When it counts.
+    pub mode: Mode,
 }
 
 /// What came of an [`Apply`].
@@ -89,8 +94,12 @@ pub(crate) struct Applied {
     pub diagnostics: Vec<v1::Diagnostic>,
     /// The steps that are taken, or would be.
     pub steps: Vec<v1::PlannedStep>,
-    /// The generation it was stored under; 0 in a dry run.
+    /// The generation it was stored under; 0 where it was not stored.
     pub generation: u64,
+    /// The changed values that only a reboot puts in force, as paths.
+    pub after_reboot: Vec<String>,
+    /// When a trial ends.
+    pub until: Option<SystemTime>,
 }
 
 /// How to end the machine's run.
@@ -119,6 +128,10 @@ pub(crate) enum Power {
 pub(super) enum Command {
     /// Validate, store, and make it so.
     Apply(Apply, Reply<Applied>),
+    /// Store what is being tried, for whom it says.
+    Confirm(String, Reply<u64>),
+    /// Call off what is tried and what waits for a boot, for whom it says.
+    Revert(String, Reply<Reverted>),
     /// Stop a service in order and start it again.
     Restart(String, Reply<()>),
     /// End the machine's run.
@@ -137,6 +150,16 @@ impl Handle {
     /// machine match. Answers within seconds: steps are taken after the answer.
     pub(crate) async fn apply(&self, apply: Apply) -> Result<Applied, Error> {
         self.ask(|reply| Command::Apply(apply, reply)).await
+    }
+
+    /// Stores the config that is being tried; its generation.
+    pub(crate) async fn confirm(&self, source: String) -> Result<u64, Error> {
+        self.ask(|reply| Command::Confirm(source, reply)).await
+    }
+
+    /// Calls off the config that is being tried, and the one that waits for a boot.
+    pub(crate) async fn revert(&self, source: String) -> Result<Reverted, Error> {
+        self.ask(|reply| Command::Revert(source, reply)).await
     }
 
     /// Begins to stop a service in order and to start it again.
@@ -169,6 +192,11 @@ impl Handle {
     /// The stored config; `None` in maintenance.
     pub(crate) fn config(&self) -> Option<Arc<Stored>> {
         self.shared.config.borrow().clone()
+    }
+
+    /// What is tried, and what waits for a boot.
+    pub(crate) fn pending(&self) -> Pending {
+        self.shared.pending.borrow().clone()
     }
 
     /// The services, sorted by name.

@@ -8,11 +8,18 @@ use tokio::time::timeout;
 
 struct Node {
     handle: Handle,
+    /// What the nouns are kept to.
+    wanted: watch::Receiver<Wanted>,
     console: PathBuf,
 }
 
 /// A node whose STATE is here; `Err` as where it cannot be mounted.
 fn node(dir: &Path, state: Result<PathBuf, String>) -> Node {
+    booted(dir, state, "boot-1")
+}
+
+/// A node in a boot of this id.
+fn booted(dir: &Path, state: Result<PathBuf, String>, boot: &str) -> Node {
     let console = dir.join("console");
     fs::File::options()
         .append(true)
@@ -20,7 +27,10 @@ fn node(dir: &Path, state: Result<PathBuf, String>) -> Node {
         .open(&console)
         .unwrap();
     let (handle, mut engine, inbox) = Engine::new(Ground {
-        facts: Facts::default(),
+        facts: Facts {
+            boot_id: boot.to_owned(),
+            ..Facts::default()
+        },
         init: Init::new(None).unwrap(),
         resources: Arc::new(Store::new()),
         events: Events::new(),
@@ -29,6 +39,7 @@ fn node(dir: &Path, state: Result<PathBuf, String>) -> Node {
         payload: None,
     })
     .unwrap();
+    let wanted = engine.wanted.subscribe();
     tokio::spawn(async move {
         engine.open(state);
         let nouns = Nouns {
@@ -39,7 +50,11 @@ fn node(dir: &Path, state: Result<PathBuf, String>) -> Node {
         let running = engine.start_tasks(nouns, Wake::default());
         engine.run(inbox, running).await;
     });
-    Node { handle, console }
+    Node {
+        handle,
+        wanted,
+        console,
+    }
 }
 
 fn good(dir: &Path) -> Node {
@@ -54,6 +69,16 @@ fn apply(config: &[u8]) -> Apply {
         dry_run: false,
         only_first: true,
         expected_generation: None,
+        mode: Mode::Auto,
+    }
+}
+
+/// An administrator's config, not the first.
+fn with(mode: Mode, config: &[u8]) -> Apply {
+    Apply {
+        only_first: false,
+        mode,
+        ..apply(config)
     }
 }
 
@@ -145,6 +170,152 @@ async fn a_config_made_of_another_one_is_refused() {
         );
     }
     assert_eq!(node.handle.config().unwrap().bytes, two);
+}
+
+/// The name that the machine is kept to: `server-1` in the first config.
+fn renamed(name: &str) -> Vec<u8> {
+    let text = String::from_utf8(config(name)).unwrap();
+    text.replace("server-1", name).into_bytes()
+}
+
+/// Waits until the machine is kept to this name.
+async fn follows(node: &Node, name: &str) {
+    let mut wanted = node.wanted.clone();
+    let is = |wanted: &Wanted| {
+        let hostname = wanted.machine.hostname.as_ref();
+        hostname.is_some_and(|it| it.as_str() == name)
+    };
+    timeout(Duration::from_secs(60), wanted.wait_for(is))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_config_that_is_tried_is_stored_only_if_it_is_confirmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = good(dir.path());
+    let tried = Mode::Try(Duration::from_secs(3600));
+    let early = node.handle.apply(with(tried, &config("x"))).await;
+    assert!(matches!(early, Err(Error::FailedPrecondition(_))));
+    node.handle.apply(apply(&config("one"))).await.unwrap();
+    let two = renamed("two");
+    let applied = node.handle.apply(with(tried, &two)).await.unwrap();
+    assert_eq!(applied.generation, 0);
+    assert!(applied.until.is_some() && node.handle.pending().tried.is_some());
+    follows(&node, "two").await;
+    assert_eq!(node.handle.config().unwrap().generation, 1);
+    // Not before the machine has followed.
+    let generation = loop {
+        match node.handle.confirm("CN=admin".into()).await {
+            Ok(generation) => break generation,
+            Err(Error::Unavailable(_)) => sleep(Duration::from_millis(20)).await,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!(generation, 2);
+    assert_eq!(node.handle.config().unwrap().bytes, two);
+    assert!(node.handle.pending().tried.is_none());
+    let again = node.handle.confirm("CN=admin".into()).await;
+    assert!(matches!(again, Err(Error::FailedPrecondition(_))));
+}
+
+#[tokio::test]
+async fn a_trial_ends_by_itself_by_a_word_and_with_machined() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = good(dir.path());
+    node.handle.apply(apply(&config("one"))).await.unwrap();
+    for length in [Duration::ZERO, Duration::from_secs(3601)] {
+        let wrong = node
+            .handle
+            .apply(with(Mode::Try(length), &config("x")))
+            .await;
+        assert!(
+            matches!(wrong, Err(Error::InvalidArgument(_))),
+            "{length:?}"
+        );
+    }
+    let short = Mode::Try(Duration::from_secs(10));
+    node.handle
+        .apply(with(short, &renamed("two")))
+        .await
+        .unwrap();
+    follows(&node, "two").await;
+    follows(&node, "server-1").await;
+    assert!(node.handle.pending().tried.is_none());
+
+    let long = Mode::Try(Duration::from_secs(3600));
+    node.handle
+        .apply(with(long, &renamed("three")))
+        .await
+        .unwrap();
+    let reverted = node.handle.revert("CN=admin".into()).await.unwrap();
+    assert_eq!((reverted.tried, reverted.staged), (true, None));
+    follows(&node, "server-1").await;
+    let again = node.handle.revert("CN=admin".into()).await;
+    assert!(matches!(again, Err(Error::FailedPrecondition(_))));
+
+    // The stored one again, and one that is stored, end it too.
+    node.handle
+        .apply(with(long, &renamed("four")))
+        .await
+        .unwrap();
+    node.handle
+        .apply(with(Mode::Auto, &config("one")))
+        .await
+        .unwrap();
+    follows(&node, "server-1").await;
+    node.handle
+        .apply(with(long, &renamed("five")))
+        .await
+        .unwrap();
+    node.handle
+        .apply(with(Mode::Auto, &renamed("six")))
+        .await
+        .unwrap();
+    follows(&node, "six").await;
+    assert!(node.handle.pending().tried.is_none());
+
+    node.handle
+        .apply(with(long, &renamed("seven")))
+        .await
+        .unwrap();
+    drop(node);
+    let node = good(dir.path());
+    follows(&node, "six").await;
+}
+
+#[tokio::test]
+async fn a_staged_config_counts_from_the_next_boot_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = || Ok(dir.path().join("state"));
+    let node = good(dir.path());
+    node.handle.apply(apply(&config("one"))).await.unwrap();
+    let stage = |node: &Node, name: &str| {
+        let apply = with(Mode::Staged, &renamed(name));
+        let handle = node.handle.clone();
+        async move { handle.apply(apply).await.unwrap().generation }
+    };
+    assert_eq!(stage(&node, "two").await, 2);
+    assert_eq!(node.handle.config().unwrap().generation, 1);
+    assert_eq!(node.handle.pending().staged.unwrap().generation, 2);
+    drop(node);
+    // machined is started again; then the machine is.
+    let node = booted(dir.path(), state(), "boot-1");
+    follows(&node, "server-1").await;
+    assert_eq!(node.handle.pending().staged.unwrap().generation, 2);
+    drop(node);
+    let node = booted(dir.path(), state(), "boot-2");
+    follows(&node, "two").await;
+    assert_eq!(node.handle.config().unwrap().generation, 2);
+    assert!(node.handle.pending().staged.is_none());
+
+    assert_eq!(stage(&node, "three").await, 3);
+    let reverted = node.handle.revert("CN=admin".into()).await.unwrap();
+    assert_eq!((reverted.tried, reverted.staged), (false, Some(3)));
+    drop(node);
+    let node = booted(dir.path(), state(), "boot-3");
+    follows(&node, "two").await;
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use crate::{
     app::{App, Maintenance},
-    apply, check,
+    apply::{self, Mode},
+    check,
     client::Session,
     draft,
     error::{Error, Result},
@@ -34,18 +35,22 @@ const MARK: &str = "#:";
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Edit {
-    /// Do not ask before it is sent
+    /// Do not ask before it is sent, nor, with --mode try, before it is kept
     #[arg(short, long)]
     yes: bool,
 
     /// Only tell what would change and what the node would do
     #[arg(long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    when: apply::When,
 }
 
 impl Edit {
     /// Does it.
     pub(crate) async fn run(self, app: &App) -> Result<()> {
+        self.when.check()?;
         let target = app.target(&Maintenance::default())?;
         let stored = apply::stored(&Session::open(&target).await?).await?;
         let before = Zeroizing::new(String::from_utf8(stored.config).map_err(|_| {
@@ -72,11 +77,14 @@ impl Edit {
             if outcome.machine.is_none() {
                 wrong.extend(outcome.diagnostics.iter().map(|it| it.to_string()));
             } else {
-                let request = |dry_run| ApplyConfigRequest {
-                    config: body.as_bytes().to_vec(),
-                    dry_run,
-                    file_name: name.clone(),
-                    expected_generation: stored.generation,
+                let request = |dry_run| {
+                    self.when.on(ApplyConfigRequest {
+                        config: body.as_bytes().to_vec(),
+                        dry_run,
+                        file_name: name.clone(),
+                        expected_generation: stored.generation,
+                        ..Default::default()
+                    })
                 };
                 // While one edits, a connection may be lost.
                 let session = Session::open(&target).await?;
@@ -95,7 +103,11 @@ impl Edit {
                     let session = session.map_err(|error| desk.kept(error))?;
                     let response = apply::send(&session, request(false)).await;
                     let response = response.map_err(|error| desk.kept(error))?;
-                    return apply::tell(&session, &response, false);
+                    apply::tell(&session, &response, self.when.mode, false)?;
+                    if self.when.mode == Mode::Try {
+                        apply::keep(&target, &self.when, self.yes).await?;
+                    }
+                    return Ok(());
                 }
             }
             if again {
@@ -123,7 +135,7 @@ impl Edit {
             output::line("only comments, order or spaces differ")?;
         }
         output::bytes(draft::lines(&changes, output::colour_stdout()).as_bytes())?;
-        apply::tell(session, planned, true)?;
+        apply::tell(session, planned, self.when.mode, true)?;
         if self.yes || self.dry_run {
             return Ok(true);
         }

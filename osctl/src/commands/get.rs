@@ -11,8 +11,8 @@ use crate::{
 };
 use clap::Args;
 use keelson_api::v1::{
-    GetConfigRequest, GetRequest, KindsRequest, ListRequest, Resource, WatchRequest,
-    watch_response::Type,
+    GetConfigRequest, GetConfigResponse, GetRequest, KindsRequest, ListRequest, Resource,
+    WatchRequest, watch_response::Type,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -101,14 +101,26 @@ impl Get {
             .call("get the config", machine.get_config(request))
             .await?;
         if self.format.format == Format::Table {
+            told(&got);
             return output::bytes(&got.config);
         }
-        let data = json!({
+        let mut data = json!({
             "generation": got.generation,
             "applied": age::rfc3339(got.applied.as_ref()),
             "source": got.source,
             "config": String::from_utf8_lossy(&got.config),
         });
+        if let Some(tried) = &got.tried {
+            let until = age::rfc3339(tried.until.as_ref());
+            data["tried"] = json!({"until": until, "source": tried.source});
+        }
+        if let Some(staged) = &got.staged {
+            data["staged"] = json!({
+                "generation": staged.generation,
+                "applied": age::rfc3339(staged.applied.as_ref()),
+                "source": staged.source,
+            });
+        }
         output::data(self.format.format, &data, String::new)
     }
 
@@ -222,6 +234,28 @@ impl Get {
             }
         }
         Ok(())
+    }
+}
+
+/// Says on stderr whose config it is, so that the config itself can go into a file.
+fn told(got: &GetConfigResponse) {
+    let stored = |generation, applied, source: &str| {
+        let applied = age::rfc3339(applied);
+        format!("generation {generation}, stored {applied} by {source}")
+    };
+    output::note(stored(got.generation, got.applied.as_ref(), &got.source));
+    if let Some(tried) = &got.tried {
+        output::note(format!(
+            "another one, by {}, is tried in its place until {}: osctl apply-config --confirm",
+            tried.source,
+            age::rfc3339(tried.until.as_ref())
+        ));
+    }
+    if let Some(staged) = &got.staged {
+        output::note(format!(
+            "{}, waits for the next boot",
+            stored(staged.generation, staged.applied.as_ref(), &staged.source)
+        ));
     }
 }
 

@@ -2,8 +2,9 @@
 
 use crate::{
     app::{App, Maintenance},
-    apply, check,
-    client::Session,
+    apply::{self, Mode},
+    check,
+    client::{Session, Target},
     draft,
     error::{Error, Result},
     output,
@@ -40,11 +41,20 @@ pub(crate) struct Patch {
     /// Only tell what would change and what the node would do
     #[arg(long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    when: apply::When,
+
+    /// With --mode try: keep the config as soon as the node answers under it, without
+    /// asking
+    #[arg(short, long)]
+    yes: bool,
 }
 
 impl Patch {
     /// Does it.
     pub(crate) async fn run(self, app: &App) -> Result<()> {
+        self.when.check()?;
         let mut patches = Vec::new();
         for path in &self.files {
             patches.push(draft::patch(path)?);
@@ -57,14 +67,15 @@ impl Patch {
             patches.push(draft::parse_patch(&name, text.as_bytes())?);
         }
         for target in app.named_targets(&Maintenance::default())? {
-            self.patch(&Session::open(&target).await?, &patches).await?;
+            self.patch(&target, &patches).await?;
         }
         Ok(())
     }
 
-    async fn patch(&self, session: &Session, patches: &[keelson_config::Patch]) -> Result<()> {
+    async fn patch(&self, target: &Target, patches: &[keelson_config::Patch]) -> Result<()> {
+        let session = Session::open(target).await?;
         let node = session.endpoint();
-        let stored = apply::stored(session).await?;
+        let stored = apply::stored(&session).await?;
         let before = draft::parse(&format!("the config of {node}"), &stored.config)?;
         let after = draft::patched(before.clone(), patches)?;
         let changes = before.changes(&after);
@@ -77,13 +88,18 @@ impl Patch {
         let name = format!("{node}.yaml");
         check::check(&name, text.as_bytes(), false)
             .map_err(|error: Error| error.hint("nothing was changed: look at the patches"))?;
-        let request = ApplyConfigRequest {
+        let request = self.when.on(ApplyConfigRequest {
             config: text.as_bytes().to_vec(),
             dry_run: self.dry_run,
             file_name: name,
             expected_generation: stored.generation,
-        };
-        let response = apply::send(session, request).await?;
-        apply::tell(session, &response, self.dry_run)
+            ..Default::default()
+        });
+        let response = apply::send(&session, request).await?;
+        apply::tell(&session, &response, self.when.mode, self.dry_run)?;
+        if self.when.mode == Mode::Try && !self.dry_run {
+            apply::keep(target, &self.when, self.yes).await?;
+        }
+        Ok(())
     }
 }

@@ -205,7 +205,7 @@ fn scalar(value: &Value) -> Result<String> {
     match value {
         // JSON's strings are YAML's double-quoted ones.
         Value::String(text) if text.contains(char::is_control) => Ok(value.to_string()),
-        _ => Ok(yaml::to_text(value)?.trim_end().to_owned()),
+        _ => Ok(yaml::to_text(value)?.trim_end_matches('\n').to_owned()),
     }
 }
 

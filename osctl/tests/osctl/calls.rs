@@ -91,7 +91,11 @@ fn resources() {
 #[test]
 fn the_stored_config() {
     let (desk, _node) = configured();
-    assert_eq!(desk.ok(&["get", "config"]), "token: ***\n");
+    let run = desk.run(&["get", "config"]);
+    assert_eq!(run.out, "token: ***\n");
+    let told = "generation 7, stored 2027-01-15T08:00:00Z by O=os:admin, CN=demo\n\
+                generation 9, stored 2027-01-15T08:01:00Z by O=os:admin, CN=other, waits for the next boot\n";
+    assert_eq!(run.err, told);
     assert_eq!(
         desk.ok(&["get", "config", "--show-secrets"]),
         "token: s3cret\n"

@@ -5,7 +5,7 @@ use crate::{
     desk::{Desk, Run},
     node::Node,
 };
-use keelson_api::v1 as api;
+use keelson_api::v1::{self as api, apply_config_request::Mode};
 
 /// A configured node that has the desk's machine.yaml stored, with a comment in it.
 fn stored() -> (Desk, Node) {
@@ -133,6 +133,61 @@ fn somebody_else_was_faster() {
     ];
     let error = desk.fails(1, &file);
     assert!(error.contains("not generation 6 any more"), "{error}");
+}
+
+#[test]
+fn a_config_counts_when_one_says() {
+    let (desk, node) = stored();
+    let mode = |node: &Node| {
+        let state = node.state.lock().unwrap();
+        let last = state.applied.last().unwrap();
+        (last.mode(), last.try_for.map(|it| it.seconds))
+    };
+    let apply = ["apply-config", "-f", "machine.yaml"];
+    let with = |more: &[&str]| desk.ok(&[&apply[..], more].concat());
+    assert!(with(&[]).contains("stored config 7 and does this:"));
+    assert_eq!(mode(&node), (Mode::Auto, None));
+    assert!(
+        with(&["--mode", "staged"]).contains("stored config 7 and does this at its next boot:")
+    );
+    assert_eq!(mode(&node), (Mode::Staged, None));
+    assert!(with(&["--mode", "reboot"]).contains("stored config 7, reboots and does this:"));
+    assert_eq!(mode(&node), (Mode::Reboot, None));
+    with(&["--mode", "no-reboot", "--dry-run"]);
+    assert_eq!(mode(&node), (Mode::NoReboot, None));
+    // Tried, and kept once the node has followed it.
+    let out = with(&["--mode", "try", "--yes"]);
+    assert!(out.contains("tries the config and does this:") && out.contains("keeps it: config 8"));
+    assert_eq!(mode(&node), (Mode::Try, Some(60)));
+    assert_eq!(node.state.lock().unwrap().confirms, 2);
+    // With nobody to ask it is left to undo itself.
+    let run = desk.run(&[&apply[..], &["--mode", "try", "--try-for", "2m"]].concat());
+    assert!(
+        run.code == 0 && run.err.contains("osctl apply-config --confirm"),
+        "{run:?}"
+    );
+    assert_eq!(mode(&node), (Mode::Try, Some(120)));
+    assert_eq!(node.state.lock().unwrap().confirms, 2);
+    assert!(
+        desk.ok(&["apply-config", "--confirm"])
+            .contains("keeps it: config 8")
+    );
+    let out = desk.ok(&["apply-config", "--revert"]);
+    assert!(
+        out.contains("goes back to the stored config") && out.contains("forgets config 9"),
+        "{out}"
+    );
+    let patch = ["patch", "-p", "machine: {hostname: b}", "--mode", "staged"];
+    assert!(desk.ok(&patch).contains("at its next boot"));
+    for wrong in [
+        &["apply-config"][..],
+        &["apply-config", "-f", "machine.yaml", "--try-for", "2m"],
+        &["apply-config", "-f", "machine.yaml", "--confirm"],
+        &["apply-config", "--confirm", "--revert"],
+        &["apply-config", "-f", "machine.yaml", "--mode", "later"],
+    ] {
+        desk.fails(2, wrong);
+    }
 }
 
 /// Runs `osctl edit` with a shell script for an editor; `$1` is the file.

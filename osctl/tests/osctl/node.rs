@@ -31,6 +31,8 @@ use tonic::{Request, Response, Status, transport::server::Connected};
 pub(crate) struct State {
     /// The configs that were sent.
     pub(crate) applied: Vec<api::ApplyConfigRequest>,
+    /// How often a config that is tried was to be kept.
+    pub(crate) confirms: usize,
     /// What the diagnostics of the next config are.
     pub(crate) diagnostics: Vec<api::Diagnostic>,
     /// The stored config; a stand-in for one if `None`.
@@ -338,6 +340,7 @@ impl machine::MachineService for Script {
                 "the config is not generation {expected} any more but 9, stored by CN=other"
             )));
         }
+        let is_tried = request.mode() == api::apply_config_request::Mode::Try;
         state.applied.push(request);
         let step = api::PlannedStep {
             noun: "sysctl".to_owned(),
@@ -348,9 +351,34 @@ impl machine::MachineService for Script {
             steps: vec![step],
             generation: match (dry_run, expected) {
                 (true, _) => 0,
+                _ if is_tried => 0,
                 (false, 0) => 7,
                 (false, before) => before + 1,
             },
+            ..Default::default()
+        }))
+    }
+
+    async fn confirm_config(
+        &self,
+        _: Request<api::ConfirmConfigRequest>,
+    ) -> Answer<api::ConfirmConfigResponse> {
+        let mut state = self.0.lock().unwrap();
+        state.confirms += 1;
+        // Not before the config has been followed.
+        if state.confirms == 1 {
+            return Err(Status::unavailable("not followed yet"));
+        }
+        Ok(Response::new(api::ConfirmConfigResponse { generation: 8 }))
+    }
+
+    async fn revert_config(
+        &self,
+        _: Request<api::RevertConfigRequest>,
+    ) -> Answer<api::RevertConfigResponse> {
+        Ok(Response::new(api::RevertConfigResponse {
+            tried: true,
+            staged: 9,
         }))
     }
 
@@ -374,6 +402,15 @@ impl machine::MachineService for Script {
                 nanos: 0,
             }),
             source: "O=os:admin, CN=demo".to_owned(),
+            tried: None,
+            staged: Some(api::StagedConfig {
+                generation: 9,
+                applied: Some(prost_types::Timestamp {
+                    seconds: 1_800_000_060,
+                    nanos: 0,
+                }),
+                source: "O=os:admin, CN=other".to_owned(),
+            }),
         }))
     }
 
