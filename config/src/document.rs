@@ -157,7 +157,31 @@ object! {
         token: Secret = "token", required;
         /// The server to join: an agent must, a server may.
         server: String = "server", example("https://10.0.0.1:6443");
+        /// The labels of the node, given once, when it joins.
+        labels: Entries<TextOrNumber> = "labels", example("{disk: ssd}");
+        /// The taints of the node, given once, when it joins: `key=value:Effect` or `key:Effect`.
+        taints: List<String> = "taints", example("[\"dedicated=database:NoSchedule\"]");
+        /// The networks of the pods, one of each family; the same on all servers. Default: 10.42.0.0/16.
+        cluster_cidrs: List<String> = "clusterCIDRs", example("[10.42.0.0/16]");
+        /// The networks of the services, one of each family; the same on all servers. Default: 10.43.0.0/16.
+        service_cidrs: List<String> = "serviceCIDRs", example("[10.43.0.0/16]");
+        /// What connects the pods: what the orchestrator brings, or `none` where you bring your own. Default: flannel.
+        cni: CniWord = "cni";
+        /// The orchestrator's own parts that are not deployed.
+        disable: List<String> = "disable", example("[traefik, servicelb]");
+        /// More names and addresses for the certificate of the Kubernetes API.
+        sans: List<String> = "sans", example("[k8s.example.com]");
+        /// Arguments of the kubelet, without their dashes.
+        kubelet_args: Entries<TextOrNumber> = "kubeletArgs", example("{max-pods: 200}");
         /// Any other key of the orchestrator's own config.
-        settings: Entries<Any> = "settings", example("{cluster-cidr: 10.42.0.0/16, disable: [traefik]}");
+        settings: Entries<Any> = "settings", example("{debug: true, disable-helm-controller: true}");
+    }
+}
+
+choice! {
+    /// What connects the pods of a cluster.
+    CniWord {
+        "flannel" => Flannel,
+        "none" => None,
     }
 }

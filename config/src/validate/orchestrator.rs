@@ -1,6 +1,10 @@
 //! The rules of `orchestrator`: when it must be there, what an agent needs, and
 //! which of its own keys may be passed through.
 
+mod fields;
+
+pub(super) use fields::{CLUSTER_CIDRS, SERVICE_CIDRS};
+
 use super::checked;
 use crate::{
     Orchestrator, Role, Secret,
@@ -38,6 +42,7 @@ pub(super) fn orchestrator(
         token,
         server,
         settings,
+        ..
     } = &section.value;
     if role == Some(Role::None) {
         let hint = "remove it, or make machine.role server or agent";
@@ -78,9 +83,10 @@ pub(super) fn orchestrator(
         }
         Some(url)
     });
-    let settings = settings.is().map_or_else(BTreeMap::new, |settings| {
+    let mut settings = settings.is().map_or_else(BTreeMap::new, |settings| {
         self::settings(reader, &settings.value)
     });
+    fields::add(reader, role, section, &mut settings);
     Some(Some(Orchestrator {
         name: name?,
         token: token?,

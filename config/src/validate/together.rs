@@ -1,11 +1,14 @@
 //! Rules across the parts of a config: what is right by itself and wrong beside
 //! something else. They are asked once every part is valid.
 
-use super::items;
+use super::{
+    items,
+    orchestrator::{CLUSTER_CIDRS, SERVICE_CIDRS},
+};
 use crate::{
     Cidr, Machine, Role,
     document::{Document, OrchestratorSection},
-    read::{Any, Located, Reader},
+    read::{Any, Given, Located, Reader},
     tree::{NodeId, quote},
     value,
 };
@@ -127,24 +130,37 @@ fn others_are_not_this_machine(
 }
 
 /// The orchestrator's own keys.
-struct Settings<'d>(Vec<&'d Located<Any>>);
+struct Settings<'d> {
+    written: Vec<&'d Located<Any>>,
+    /// The lists that stand for keys.
+    lists: [(&'static str, &'d Given<Vec<Located<String>>>); 2],
+}
 
 impl<'d> Settings<'d> {
     fn of(section: &'d OrchestratorSection) -> Settings<'d> {
         let settings = section.settings.is();
-        Settings(settings.map_or_else(Vec::new, |it| it.value.0.iter().collect()))
+        Settings {
+            written: settings.map_or_else(Vec::new, |it| it.value.0.iter().collect()),
+            lists: [
+                (CLUSTER_CIDRS, &section.cluster_cidrs),
+                (SERVICE_CIDRS, &section.service_cidrs),
+            ],
+        }
     }
 
     /// The values of a key: K3s takes one, a list, and some with commas between them.
     fn values(&self, reader: &Reader<'_>, key: &str) -> Vec<(NodeId, String)> {
         let mut found = Vec::new();
+        for (_, list) in self.lists.iter().filter(|(name, _)| *name == key) {
+            found.extend(items(list).iter().map(|it| (it.at, it.value.clone())));
+        }
         let mut add = |at: NodeId, value: &Json| {
             if let Json::String(text) = value {
                 let parts = text.split(',').map(|it| (at, it.trim().to_owned()));
                 found.extend(parts);
             }
         };
-        for it in &self.0 {
+        for it in &self.written {
             if reader.key(it.at).trim_end_matches('+') == key {
                 match &it.value.0 {
                     Json::Array(values) => values.iter().for_each(|value| add(it.at, value)),
@@ -179,8 +195,8 @@ fn networks(
     addresses: &[Address],
 ) {
     let (Some(pods), Some(services)) = (
-        settings.networks(reader, "cluster-cidr"),
-        settings.networks(reader, "service-cidr"),
+        settings.networks(reader, CLUSTER_CIDRS),
+        settings.networks(reader, SERVICE_CIDRS),
     ) else {
         return;
     };
@@ -224,13 +240,12 @@ fn networks(
         for address in addresses {
             if overlap(cidr, address.cidr.network()) {
                 let key = if what == "pods" {
-                    "cluster-cidr"
+                    "clusterCIDRs"
                 } else {
-                    "service-cidr"
+                    "serviceCIDRs"
                 };
                 let message = format!("{} is in the network of the {what}, {cidr}", address.cidr);
-                let hint =
-                    format!("set orchestrator.settings.{key} to a network that is nowhere else");
+                let hint = format!("set orchestrator.{key} to a network that is nowhere else");
                 reader.error(address.at, message, &hint);
             }
         }
@@ -312,7 +327,7 @@ fn node_ip(
 
 /// What joins agents is as good as what joins servers.
 fn agent_token(reader: &mut Reader<'_>, settings: &Settings<'_>) {
-    for it in &settings.0 {
+    for it in &settings.written {
         if reader.key(it.at) != "agent-token" {
             continue;
         }
