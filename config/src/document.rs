@@ -38,6 +38,12 @@ object! {
         time: TimeSection = "time";
         /// Who may call it.
         api: ApiSection = "api", required;
+        /// More CAs to trust, PEM: by the orchestrator, and where the machine fetches a release.
+        trusted_cas: List<String> = "trustedCAs", takes(Takes::OrchestratorRestart);
+        /// The way out of the network: for the orchestrator, and where the machine fetches a release.
+        proxy: ProxySection = "proxy", takes(Takes::OrchestratorRestart);
+        /// The environment of the orchestrator. Its values are not shown.
+        env: Entries<Secret> = "env", example("{CONTAINERD_LOG_LEVEL: debug}"), takes(Takes::OrchestratorRestart);
         /// When a release that is new on it is taken for good.
         health_gate: HealthGateSection = "healthGate";
     }
@@ -79,6 +85,18 @@ object! {
         issuer: IssuerSection = "issuer", required;
         /// More names and addresses for the server certificate.
         sans: List<String> = "sans", example("[server-1.example.com]");
+    }
+}
+
+object! {
+    /// The way out of the network. A URL may hold a password, so it is not shown.
+    ProxySection {
+        /// The proxy of http:// URLs. Default: none.
+        http: Secret = "http", example("http://proxy.example.com:3128");
+        /// The proxy of https:// URLs. Default: none.
+        https: Secret = "https", example("http://proxy.example.com:3128");
+        /// Where no proxy is needed: hosts, domains, networks. The machine itself and the cluster need none.
+        no: List<String> = "no", example("[.example.com, 10.0.0.0/8]");
     }
 }
 

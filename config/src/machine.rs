@@ -25,6 +25,10 @@ pub struct Machine {
     pub api: Option<Api>,
     /// When a release that is new on the machine is taken for good.
     pub health_gate: HealthGate,
+    /// How the machine's programs reach others.
+    pub egress: Egress,
+    /// The environment of the orchestrator.
+    pub env: BTreeMap<String, Secret>,
     /// Links, resolvers.
     pub network: Network,
     /// What runs on the machine; `None` where the role is [`Role::None`].
@@ -98,6 +102,19 @@ pub struct Issuer {
 /// Something that must not be shown: `Debug` prints stars, memory is cleared on drop.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub(crate) Zeroizing<String>);
+
+/// How the machine's programs reach others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// CAs to trust beside those of the image, PEM; one item may hold several.
+    pub trusted_cas: Vec<String>,
+    /// The proxy of http:// URLs.
+    pub http_proxy: Option<Secret>,
+    /// The proxy of https:// URLs.
+    pub https_proxy: Option<Secret>,
+    /// Hosts, domains and networks that need no proxy.
+    pub no_proxy: Vec<String>,
+}
 
 /// Links and resolvers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,6 +199,8 @@ impl Machine {
             },
             api: None,
             health_gate: HealthGate::default(),
+            egress: Egress::default(),
+            env: BTreeMap::new(),
             network: Network {
                 links: vec![Link::any_dhcp()],
                 nameservers: Vec::new(),

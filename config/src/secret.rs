@@ -94,7 +94,10 @@ fn below(shape: Option<&'static Shape>, key: &str) -> (Option<&'static Shape>, b
                 None => (None, names_secret(key)),
             }
         }
-        Some(Shape::Map(value)) => (Some(value), names_secret(key)),
+        Some(Shape::Map(value)) => (
+            Some(value),
+            matches!(value, Shape::Secret) || names_secret(key),
+        ),
         _ => (None, names_secret(key)),
     }
 }

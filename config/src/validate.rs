@@ -2,6 +2,7 @@
 //! default. All that is wrong is reported, each at its own place; what depends
 //! on a value that was already refused is left alone.
 
+mod egress;
 mod network;
 mod orchestrator;
 mod together;
@@ -77,7 +78,10 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         time,
         api,
         health_gate,
-        ..
+        trusted_cas,
+        proxy,
+        env,
+        role: _,
     } = &section?.value;
     let hostname = match hostname {
         Given::Is(hostname) => Some(checked(reader, hostname, |text| text.parse::<Hostname>())),
@@ -95,6 +99,8 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
     let time = self::time(reader, time);
     let api = api.is().and_then(|api| self::api(reader, &api.value));
     let health_gate = self::health_gate(reader, health_gate);
+    let egress = egress::egress(reader, trusted_cas, proxy);
+    let env = egress::env(reader, env);
     let machine = Machine {
         hostname: hostname.flatten(),
         role: role?,
@@ -102,6 +108,8 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         time,
         api: Some(api?),
         health_gate,
+        egress,
+        env,
         network: network?,
         orchestrator: orchestrator?,
     };

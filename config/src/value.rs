@@ -21,14 +21,16 @@ pub struct Wrong {
 }
 
 impl Wrong {
-    fn new(message: impl Into<String>) -> Self {
+    /// With nothing to do about it.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Wrong {
             message: message.into(),
             hint: String::new(),
         }
     }
 
-    fn hint(self, hint: impl Into<String>) -> Self {
+    /// With what to do about it.
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Wrong {
             hint: hint.into(),
             ..self

@@ -3,6 +3,9 @@
 use serde::Deserialize;
 use std::{fs, path::Path};
 
+/// The certificates of the CAs that the image trusts, PEM.
+pub(crate) const CAS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// What this machine and its image are.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Facts {

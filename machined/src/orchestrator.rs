@@ -178,6 +178,9 @@ pub(crate) struct Parts {
     pub build_time: u64,
 }
 
+/// The CAs that the orchestrator trusts, where the config names more than the image has.
+const TRUSTED_CAS: &str = "/run/keelson/trusted-cas.pem";
+
 /// Begins to keep the orchestrator that the image carries.
 pub(crate) fn start(payload: Option<Arc<Payload>>, parts: Parts) -> Orchestrator {
     let (asks, inbox) = mpsc::channel(16);
@@ -390,7 +393,7 @@ impl Keeper {
             });
         self.rendered = wanted
             .filter(|_| self.mismatch.is_none())
-            .and_then(|wanted| render::render(&self.payload, machine.role, wanted, &name));
+            .and_then(|_| render::render(&self.payload, &machine, &name));
     }
 
     async fn told(&mut self, event: InitEvent) -> Option<Input> {
@@ -476,7 +479,7 @@ impl Keeper {
         let Some(rendered) = self.rendered.clone() else {
             return Some(Input::Failed("nothing is wanted".into()));
         };
-        let start = render::start(&self.payload, rendered.mode);
+        let start = render::start(&self.payload, &rendered);
         let digest = rendered.digest();
         let (payload, serves) = (self.payload.clone(), rendered.mode == "server");
         let prepared = tokio::task::spawn_blocking(move || {

@@ -25,6 +25,7 @@ use crate::{
 };
 use anyhow::Context as _;
 use disk::Disk;
+use keelson_config::Egress;
 use keelson_disk::{bundle::Keys, verity};
 use loader::Loader as _;
 use memory::Memory;
@@ -469,6 +470,8 @@ impl Task {
             cancelled: cancelled.clone(),
         });
         let (base, progress, done) = (self.base.clone(), self.progress.clone(), self.done.clone());
+        let config = self.handle.config();
+        let egress = config.map_or_else(Egress::default, |it| it.machine.egress.clone());
         tokio::spawn(async move {
             let staged = spawn_blocking(move || {
                 let ground = Ground {
@@ -483,7 +486,7 @@ impl Task {
                     progress: &progress,
                     cancelled: &cancelled,
                 };
-                let release = stage::stage(source.open()?, &ground)?;
+                let release = stage::stage(source.open(&egress)?, &ground)?;
                 base.memory
                     .change(|record| record.previous = Some(base.release.clone()))?;
                 Ok(release)

@@ -72,7 +72,7 @@ impl Place {
             Some(Shape::Object(table)) if table.field(key).is_some() => {
                 matches!(shape, Some(Shape::Secret))
             }
-            _ => names_secret(key),
+            _ => matches!(shape, Some(Shape::Secret)) || names_secret(key),
         };
         Place {
             path,

@@ -31,6 +31,12 @@ pub(crate) fn prepare(payload: &Payload, rendered: &Rendered) -> Result<()> {
     for path in [&payload.config, &rendered.token_file] {
         make(path.parent().unwrap_or(Path::new("/")), 0o700)?;
     }
+    if !rendered.cas.is_empty() {
+        let image = Path::new(crate::facts::CAS);
+        let mut all = fs::read(image).with_context(|| format!("reading {}", image.display()))?;
+        all.extend_from_slice(rendered.cas.as_bytes());
+        write(Path::new(super::TRUSTED_CAS), &all)?;
+    }
     // The token first: a config that names it must find it.
     write(&rendered.token_file, rendered.token.as_bytes())?;
     write(&payload.config, rendered.config.as_bytes())

@@ -4,7 +4,7 @@
 use super::payload::Payload;
 use crate::store::digest;
 use keelson_api::init as proto;
-use keelson_config::{Orchestrator, Role};
+use keelson_config::{Machine, Role, Secret};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -23,22 +23,37 @@ pub(crate) struct Rendered {
     pub token_file: PathBuf,
     /// `server` or `agent`.
     pub mode: &'static str,
+    /// What the config puts into its environment. Secret.
+    pub env: BTreeMap<String, Zeroizing<String>>,
+    /// The CAs that it trusts beside the image's, PEM.
+    pub cas: String,
 }
 
 impl Rendered {
     /// What tells one from another, without telling anything else.
     pub(crate) fn digest(&self) -> String {
-        digest(format!("{}\0{}\0{}", self.mode, self.config, self.token.as_str()).as_bytes())
+        let mut text = Zeroizing::new(format!(
+            "{}\0{}\0{}",
+            self.mode,
+            self.config,
+            self.token.as_str()
+        ));
+        // What was not there in earlier releases is not in their digests.
+        if !self.env.is_empty() || !self.cas.is_empty() {
+            for (name, value) in &self.env {
+                text.push_str(&format!("\0{name}={}", value.as_str()));
+            }
+            text.push('\0');
+            text.push_str(&self.cas);
+        }
+        digest(text.as_bytes())
     }
 }
 
-/// The orchestrator's config; `None` where the role runs none.
-pub(crate) fn render(
-    payload: &Payload,
-    role: Role,
-    wanted: &Orchestrator,
-    node_name: &str,
-) -> Option<Rendered> {
+/// The orchestrator's config; `None` where the machine runs none.
+pub(crate) fn render(payload: &Payload, machine: &Machine, node_name: &str) -> Option<Rendered> {
+    let wanted = machine.orchestrator.as_ref()?;
+    let role = machine.role;
     let mode = match role {
         Role::Server => "server",
         Role::Agent => "agent",
@@ -90,7 +105,40 @@ pub(crate) fn render(
         token,
         token_file,
         mode,
+        env: environment(machine),
+        cas: machine.egress.trusted_cas.concat(),
     })
+}
+
+/// What the config puts into the orchestrator's environment.
+/// <https://docs.k3s.io/advanced#configuring-an-http-proxy>
+fn environment(machine: &Machine) -> BTreeMap<String, Zeroizing<String>> {
+    let egress = &machine.egress;
+    let copied = |secret: &Secret| Zeroizing::new(secret.reveal().to_owned());
+    let mut env: BTreeMap<_, _> = machine
+        .env
+        .iter()
+        .map(|(name, value)| (name.clone(), copied(value)))
+        .collect();
+    for (name, proxy) in [
+        ("HTTP_PROXY", &egress.http_proxy),
+        ("HTTPS_PROXY", &egress.https_proxy),
+    ] {
+        if let Some(proxy) = proxy {
+            env.insert(name.to_owned(), copied(proxy));
+        }
+    }
+    if egress.http_proxy.is_some() || egress.https_proxy.is_some() {
+        // The orchestrator adds the networks of its cluster itself.
+        let own = ["localhost", "127.0.0.0/8", "::1"].map(str::to_owned);
+        let all: Vec<String> = own.into_iter().chain(egress.no_proxy.clone()).collect();
+        env.insert("NO_PROXY".to_owned(), Zeroizing::new(all.join(",")));
+    }
+    if !egress.trusted_cas.is_empty() {
+        let file = super::TRUSTED_CAS.to_owned();
+        env.insert("SSL_CERT_FILE".to_owned(), Zeroizing::new(file));
+    }
+    env
 }
 
 fn append(list: &mut Vec<Value>, value: &Value) {
@@ -122,8 +170,16 @@ fn yaml(keys: &BTreeMap<String, Value>) -> String {
 }
 
 /// What init is asked to start.
-pub(crate) fn start(payload: &Payload, mode: &str) -> proto::Start {
+pub(crate) fn start(payload: &Payload, rendered: &Rendered) -> proto::Start {
+    let once = once(payload, &payload.name, &[rendered.mode]);
+    let mut env = once.env.clone();
+    // What the payload and the OS need stays.
+    for (name, value) in &rendered.env {
+        env.entry(name.clone())
+            .or_insert_with(|| value.as_str().to_owned());
+    }
     proto::Start {
+        env,
         cgroup: "orchestrator/main".into(),
         limits: Some(proto::Limits {
             open_files: 1_048_576,
@@ -133,7 +189,7 @@ pub(crate) fn start(payload: &Payload, mode: &str) -> proto::Start {
         }),
         log_file: super::LOG_FILE.into(),
         notify: true,
-        ..once(payload, &payload.name, &[mode])
+        ..once
     }
 }
 
@@ -165,7 +221,15 @@ pub(crate) fn once(payload: &Payload, name: &str, args: &[&str]) -> proto::Start
 mod tests {
     use super::*;
     use crate::orchestrator::payload::tests::payload;
-    use keelson_config::Secret;
+    use keelson_config::Orchestrator;
+
+    fn machine(role: Role, orchestrator: Orchestrator) -> Machine {
+        Machine {
+            role,
+            orchestrator: Some(orchestrator),
+            ..Machine::maintenance()
+        }
+    }
 
     fn wanted(server: Option<&str>, settings: Value) -> Orchestrator {
         let Value::Object(settings) = settings else {
@@ -202,7 +266,7 @@ mod tests {
         ];
         let mut text = String::new();
         for (name, role, wanted) in cases {
-            let rendered = render(&payload(), role, &wanted, "server-1").unwrap();
+            let rendered = render(&payload(), &machine(role, wanted), "server-1").unwrap();
             text.push_str(&format!(
                 "## {name}: {}\n{}\n",
                 rendered.mode, rendered.config
@@ -214,35 +278,101 @@ mod tests {
 
     #[test]
     fn the_role_none_runs_nothing() {
-        assert!(render(&payload(), Role::None, &wanted(None, json!({})), "n").is_none());
+        assert!(
+            render(
+                &payload(),
+                &machine(Role::None, wanted(None, json!({}))),
+                "n"
+            )
+            .is_none()
+        );
     }
 
     #[test]
     fn the_digest_changes_with_each_part() {
-        let base = render(&payload(), Role::Server, &wanted(None, json!({})), "n").unwrap();
-        let again = render(&payload(), Role::Server, &wanted(None, json!({})), "n").unwrap();
+        let base = render(
+            &payload(),
+            &machine(Role::Server, wanted(None, json!({}))),
+            "n",
+        )
+        .unwrap();
+        let again = render(
+            &payload(),
+            &machine(Role::Server, wanted(None, json!({}))),
+            "n",
+        )
+        .unwrap();
         assert_eq!(base.digest(), again.digest());
         let mut token = wanted(None, json!({}));
         token.token = Secret::new("other".into());
         for other in [
-            render(&payload(), Role::Server, &token, "n"),
-            render(&payload(), Role::Server, &wanted(None, json!({})), "m"),
+            render(&payload(), &machine(Role::Server, token), "n"),
             render(
                 &payload(),
-                Role::Server,
-                &wanted(None, json!({"debug": true})),
+                &machine(Role::Server, wanted(None, json!({}))),
+                "m",
+            ),
+            render(
+                &payload(),
+                &machine(Role::Server, wanted(None, json!({"debug": true}))),
                 "n",
             ),
+            render(&payload(), &behind_a_proxy(), "n"),
+            render(&payload(), &trusting(), "n"),
         ] {
             assert_ne!(base.digest(), other.unwrap().digest());
         }
+    }
+
+    fn behind_a_proxy() -> Machine {
+        let proxy = |text: &str| Some(Secret::new(text.into()));
+        let mut machine = machine(Role::Server, wanted(None, json!({})));
+        machine.egress.http_proxy = proxy("http://me:s3cret@proxy:3128");
+        machine.egress.https_proxy = proxy("http://proxy:3129");
+        machine.egress.no_proxy = vec![".example.com".into()];
+        let values = [("GOGC", "50"), ("LD_LIBRARY_PATH", "/evil")];
+        machine.env = values
+            .map(|(name, value)| (name.to_owned(), Secret::new(value.into())))
+            .into();
+        machine
+    }
+
+    fn trusting() -> Machine {
+        let mut machine = machine(Role::Server, wanted(None, json!({})));
+        machine.egress.trusted_cas = vec!["one\n".into(), "two\n".into()];
+        machine
+    }
+
+    #[test]
+    fn what_the_config_puts_into_the_environment() {
+        let payload = payload();
+        let rendered = render(&payload, &behind_a_proxy(), "n").unwrap();
+        let env = start(&payload, &rendered).env;
+        for (name, value) in [
+            ("HTTP_PROXY", "http://me:s3cret@proxy:3128"),
+            ("HTTPS_PROXY", "http://proxy:3129"),
+            ("NO_PROXY", "localhost,127.0.0.0/8,::1,.example.com"),
+            ("GOGC", "50"),
+            // The payload's own is not lost, whatever gets past the rules.
+            ("LD_LIBRARY_PATH", "/usr/lib/orchestrator/lib"),
+        ] {
+            assert_eq!(env[name], value, "{name}");
+        }
+        assert!(!rendered.config.contains("s3cret") && !env.contains_key("SSL_CERT_FILE"));
+        let rendered = render(&payload, &trusting(), "n").unwrap();
+        assert_eq!(rendered.cas, "one\ntwo\n");
+        let env = start(&payload, &rendered).env;
+        assert_eq!(env["SSL_CERT_FILE"], "/run/keelson/trusted-cas.pem");
+        assert!(!env.contains_key("NO_PROXY"));
     }
 
     #[test]
     fn what_init_is_asked_for() {
         let mut payload = payload();
         payload.env.insert("INVOCATION_ID".into(), "1".into());
-        let start = start(&payload, "server");
+        let machine = machine(Role::Server, wanted(None, json!({})));
+        let rendered = render(&payload, &machine, "n").unwrap();
+        let start = start(&payload, &rendered);
         assert_eq!(
             start.argv,
             ["/usr/lib/orchestrator/bin/kubernetes-standin", "server"]

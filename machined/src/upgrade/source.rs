@@ -1,9 +1,10 @@
 //! Where a bundle's bytes come from: a client that sends them, or a web server. Blocking
 //! readers; what they read is checked by whoever reads.
 
-use crate::names;
+use crate::{facts::CAS, names};
 use anyhow::{Context as _, bail};
 use bytes::{Buf as _, Bytes};
+use keelson_config::Egress;
 use keelson_disk::bundle::{Keys, PublicKey, key};
 use std::{
     fs,
@@ -15,6 +16,7 @@ use std::{
 };
 use tokio::{runtime::Handle, sync::mpsc};
 use ureq::{
+    Proxy,
     http::{StatusCode, Uri, header},
     tls::{PemItem, RootCerts, TlsConfig},
     unversioned::{
@@ -22,9 +24,6 @@ use ureq::{
         transport::{DefaultConnector, NextTimeout},
     },
 };
-
-/// The certificates of the CAs that are trusted.
-const CAS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// How often a transfer that broke off is gone on with before it is given up; what comes
 /// after some bytes counts anew.
@@ -71,14 +70,15 @@ impl Source {
         }
     }
 
-    /// The bytes. Must be called where a runtime is, and not on one of its workers.
-    pub(crate) fn open(self) -> anyhow::Result<Box<dyn Read>> {
+    /// The bytes; `egress` is the way to a web server. Must be called where a runtime is,
+    /// and not on one of its workers.
+    pub(crate) fn open(self, egress: &Egress) -> anyhow::Result<Box<dyn Read>> {
         match self {
             Source::Upload(pieces) => Ok(Box::new(Pieces {
                 pieces,
                 piece: Bytes::new(),
             })),
-            Source::Url(url) => Ok(Box::new(Download::begin(url)?)),
+            Source::Url(url) => Ok(Box::new(Download::begin(url, egress)?)),
         }
     }
 }
@@ -141,13 +141,13 @@ struct Download {
 }
 
 impl Download {
-    fn begin(url: String) -> anyhow::Result<Download> {
+    fn begin(url: String, egress: &Egress) -> anyhow::Result<Download> {
         let uri: Uri = url.parse().context("this is not a URL")?;
         if !matches!(uri.scheme_str(), Some("https" | "http")) {
             bail!("a bundle is fetched by https or http");
         }
         let mut download = Download {
-            agent: agent()?,
+            agent: agent(&uri, egress)?,
             url,
             body: None,
             position: 0,
@@ -264,8 +264,13 @@ fn said(error: ureq::Error) -> io::Error {
     }
 }
 
-fn agent() -> anyhow::Result<ureq::Agent> {
-    let pem = fs::read(CAS).with_context(|| format!("reading {CAS}"))?;
+/// What asks for a URL: it trusts the image's CAs and the config's, and goes through the
+/// config's proxy.
+fn agent(uri: &Uri, egress: &Egress) -> anyhow::Result<ureq::Agent> {
+    let mut pem = fs::read(CAS).with_context(|| format!("reading {CAS}"))?;
+    for ca in &egress.trusted_cas {
+        pem.extend_from_slice(ca.as_bytes());
+    }
     let mut roots = Vec::new();
     for item in ureq::tls::parse_pem(&pem) {
         if let Ok(PemItem::Certificate(certificate)) = item {
@@ -279,7 +284,7 @@ fn agent() -> anyhow::Result<ureq::Agent> {
                 .build(),
         )
         // A proxy is the config's to say, not the environment's.
-        .proxy(None)
+        .proxy(proxy(uri, egress)?)
         .user_agent(concat!("keelson/", env!("CARGO_PKG_VERSION")))
         .timeout_connect(Some(SILENCE))
         .timeout_recv_response(Some(SILENCE))
@@ -290,6 +295,48 @@ fn agent() -> anyhow::Result<ureq::Agent> {
         DefaultConnector::default(),
         Names(Handle::current()),
     ))
+}
+
+/// The proxy for a URL, unless the config says that it needs none.
+fn proxy(uri: &Uri, egress: &Egress) -> anyhow::Result<Option<Proxy>> {
+    let wanted = match uri.scheme_str() {
+        Some("http") => &egress.http_proxy,
+        _ => &egress.https_proxy,
+    };
+    let host = uri.host().unwrap_or_default();
+    let Some(url) = wanted
+        .as_ref()
+        .filter(|_| !is_direct(host, &egress.no_proxy))
+    else {
+        return Ok(None);
+    };
+    // The reason could hold the URL, and with it a password.
+    let proxy = Proxy::new(url.reveal())
+        .map_err(|_| anyhow::anyhow!("the URL in machine.proxy cannot be used"))?;
+    Ok(Some(proxy))
+}
+
+/// Whether a host needs no proxy: it is the machine itself, or one of these hosts,
+/// domains and networks.
+fn is_direct(host: &str, no_proxy: &[String]) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let address: Option<IpAddr> = bare.parse().ok();
+    if bare.eq_ignore_ascii_case("localhost") || address.is_some_and(|it| it.is_loopback()) {
+        return true;
+    }
+    no_proxy.iter().any(|entry| match address {
+        Some(address) => match entry.parse::<keelson_config::Cidr>() {
+            Ok(network) => network.contains(address),
+            Err(_) => entry.parse() == Ok(address),
+        },
+        None => {
+            let host = bare.to_ascii_lowercase();
+            match entry.strip_prefix('.') {
+                Some(domain) => host == domain || host.ends_with(entry.as_str()),
+                None => host == *entry || host.ends_with(&format!(".{entry}")),
+            }
+        }
+    })
 }
 
 /// Looks names up as everything on the machine does.
@@ -332,6 +379,7 @@ impl Resolver for Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keelson_config::Secret;
     use std::{
         io::{BufRead as _, BufReader, Write as _},
         net::TcpListener,
@@ -382,8 +430,12 @@ mod tests {
     }
 
     fn fetch(url: String) -> anyhow::Result<Vec<u8>> {
+        fetch_by(url, &Egress::default())
+    }
+
+    fn fetch_by(url: String, egress: &Egress) -> anyhow::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        Download::begin(url)?.read_to_end(&mut bytes)?;
+        Download::begin(url, egress)?.read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
@@ -402,6 +454,74 @@ mod tests {
             let url = url.to_owned();
             let fetched = tokio::task::spawn_blocking(|| fetch(url)).await.unwrap();
             assert!(fetched.is_err());
+        }
+    }
+
+    /// A proxy that takes one connection through to where it is told; what it was asked.
+    fn connect_proxy(to: String) -> (String, thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let proxied = thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let lines = BufReader::new(client.try_clone().unwrap()).lines();
+            let head: Vec<String> = lines
+                .map(|line| line.unwrap())
+                .take_while(|line| !line.is_empty())
+                .collect();
+            let mut server = std::net::TcpStream::connect(to).unwrap();
+            write!(client, "HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            let upwards = thread::spawn(move || io::copy(&mut up, &mut down));
+            io::copy(&mut server, &mut client).unwrap();
+            client.shutdown(std::net::Shutdown::Both).unwrap();
+            upwards.join().unwrap().unwrap();
+            head
+        });
+        (at.to_string(), proxied)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_proxy_is_gone_through_with_its_password() {
+        let body = b"a bundle".to_vec();
+        let (url, served) = server(body.clone(), 100);
+        let to = url.strip_prefix("http://").unwrap().split('/').next();
+        let (at, proxied) = connect_proxy(to.unwrap().to_owned());
+        let egress = Egress {
+            http_proxy: Some(Secret::new(format!("http://me:s3cret@{at}"))),
+            ..Egress::default()
+        };
+        // A name that nobody but the proxy could know.
+        let url = "http://mirror.invalid/x.bundle".to_owned();
+        let fetched = tokio::task::spawn_blocking(move || fetch_by(url, &egress)).await;
+        assert_eq!(fetched.unwrap().unwrap(), body);
+        served.join().unwrap();
+        let head = proxied.join().unwrap().join("\n").to_lowercase();
+        assert!(head.starts_with("connect mirror.invalid:80"), "{head}");
+        assert!(
+            head.contains("proxy-authorization: basic bwu6cznjcmv0"),
+            "{head}"
+        );
+    }
+
+    #[test]
+    fn what_needs_no_proxy() {
+        let no = ["example.com", ".internal", "10.0.0.0/8", "192.0.2.1"].map(str::to_owned);
+        for (host, direct) in [
+            ("example.com", true),
+            ("a.example.com", true),
+            ("Example.com", true),
+            ("notexample.com", false),
+            ("x.internal", true),
+            ("internal", true),
+            ("10.2.3.4", true),
+            ("11.2.3.4", false),
+            ("192.0.2.1", true),
+            ("localhost", true),
+            ("127.1.2.3", true),
+            ("[::1]", true),
+            ("[fd00::1]", false),
+        ] {
+            assert_eq!(is_direct(host, &no), direct, "{host}");
         }
     }
 

@@ -182,10 +182,7 @@ fn pairs(
 }
 
 fn wrong(message: String, hint: &str) -> Wrong {
-    Wrong {
-        message,
-        hint: hint.to_owned(),
-    }
+    Wrong::new(message).hint(hint)
 }
 
 /// The name of a label: a DNS subdomain and a slash, if any, and a name of at most 63
