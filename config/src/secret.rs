@@ -82,6 +82,13 @@ pub(crate) fn masks(text: &str, tree: &Tree<'_>, root: &'static Shape) -> Vec<Ma
             Value::Bad | Value::List(_) | Value::Map(_) => {}
         }
     }
+    if let Some(rest) = tree.rest.and_then(|at| text.get(at..)) {
+        let before = text.len() - rest.len();
+        masks.extend(masks_by_line(rest).into_iter().map(|mask| Mask {
+            range: mask.range.start + before..mask.range.end + before,
+            ..mask
+        }));
+    }
     masks
 }
 
@@ -222,10 +229,11 @@ fn secret_value(line: &str) -> Option<usize> {
         let before = line[..colon].trim_end_matches(['"', '\'', ' ']);
         let part = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
         let name = &before[before.trim_end_matches(part).len()..];
-        names_secret(name).then(|| {
-            let rest = &line[colon + 1..];
-            colon + 1 + (rest.len() - rest.trim_start().len())
-        })
+        let rest = &line[colon + 1..];
+        let environment = name == "env";
+        let proxy = matches!(name, "http" | "https") && rest.contains('@');
+        (names_secret(name) || environment || proxy)
+            .then(|| colon + 1 + (rest.len() - rest.trim_start().len()))
     })
 }
 

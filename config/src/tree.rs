@@ -20,6 +20,8 @@ impl NodeId {
 #[derive(Debug, Default)]
 pub(crate) struct Tree<'a> {
     nodes: Vec<Node<'a>>,
+    /// Where a second document begins, in bytes: it was not read.
+    pub(crate) rest: Option<usize>,
 }
 
 /// One value.

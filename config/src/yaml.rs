@@ -220,6 +220,7 @@ impl<'a> Builder<'a> {
             Event::DocumentStart(..) => {
                 self.documents += 1;
                 if self.documents > 1 {
+                    self.tree.rest = Some(range.start);
                     let problem = Problem::error(range, "a second document begins here")
                         .hint("a config is one document: one file for each machine");
                     problems.push(problem);

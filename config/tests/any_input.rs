@@ -254,6 +254,21 @@ fn redacting_in_every_style() {
             "x: [\n-----BEGIN PRIVATE KEY-----\nhush\n-----END PRIVATE KEY-----\n",
             "x: [\n***\n***\n***\n",
         ),
+        (
+            "broken text, an environment",
+            "b: [\nenv:\n  A: hush\n  B: hush\nc: 1\n",
+            "b: [\nenv:\n  ***\n  ***\nc: 1\n",
+        ),
+        (
+            "broken text, a proxy",
+            "b: [\nproxy: {http: http://me:hush@proxy:3128}\n",
+            "b: [\nproxy: {http: ***\n",
+        ),
+        (
+            "a second document",
+            "a: 1\n---\ntoken: hush\nkey: |\n  -----BEGIN PRIVATE KEY-----\n",
+            "a: 1\n---\ntoken: ***\nkey: ***\n  ***\n",
+        ),
         ("not text", "token: hush\0", "***\n"),
     ];
     for (name, text, want) in cases {
