@@ -117,6 +117,10 @@ object! {
         links: List<LinkSection> = "links", example("[{name: eth0, dhcp: {v4: true}}]");
         /// Resolvers, by address. Default: those from DHCP.
         nameservers: List<String> = "nameservers", example("[1.1.1.1]");
+        /// The domains below which short names are looked up. Default: those from DHCP.
+        search_domains: List<String> = "searchDomains", example("[example.com]");
+        /// Names that no resolver is asked for: for each address its names.
+        hosts: Entries<List<String>> = "hosts", example("{10.0.0.100: [k8s.example.com, k8s]}");
     }
 }
 
@@ -131,6 +135,8 @@ object! {
         dhcp: DhcpSection = "dhcp";
         /// Fixed addresses, each with the length of its prefix.
         addresses: List<String> = "addresses", example("[10.1.0.5/24]");
+        /// The largest packet, in bytes. Default: the one from DHCP, or else the driver's. One that is removed stays until the next reboot.
+        mtu: u32 = "mtu", example("9000");
         /// Fixed routes.
         routes: List<RouteSection> = "routes", example("[{to: 0.0.0.0/0, via: 10.1.0.1}]");
     }

@@ -117,12 +117,16 @@ pub struct Egress {
 }
 
 /// Links and resolvers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// One entry for each configured link, in the order of the config.
     pub links: Vec<Link>,
     /// Resolvers to use instead of those from DHCP; empty means those from DHCP.
     pub nameservers: Vec<IpAddr>,
+    /// Domains to look short names up in, instead of those from DHCP; empty means those.
+    pub search_domains: Vec<String>,
+    /// Names that no resolver is asked for, by their address.
+    pub hosts: BTreeMap<IpAddr, Vec<String>>,
 }
 
 /// One link.
@@ -134,6 +138,8 @@ pub struct Link {
     pub dhcp_v4: bool,
     /// Fixed addresses.
     pub addresses: Vec<Cidr>,
+    /// The largest packet, in bytes; `None` leaves it to DHCP or the driver.
+    pub mtu: Option<u32>,
     /// Fixed routes through this link.
     pub routes: Vec<Route>,
 }
@@ -203,7 +209,7 @@ impl Machine {
             env: BTreeMap::new(),
             network: Network {
                 links: vec![Link::any_dhcp()],
-                nameservers: Vec::new(),
+                ..Network::default()
             },
             orchestrator: None,
         }
@@ -217,6 +223,7 @@ impl Link {
             select: LinkSelector::default(),
             dhcp_v4: true,
             addresses: Vec::new(),
+            mtu: None,
             routes: Vec::new(),
         }
     }

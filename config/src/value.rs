@@ -452,6 +452,17 @@ pub(crate) fn host(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
+/// The name, not the address, of another machine or a domain.
+pub(crate) fn host_name(text: &str) -> Result<String, Wrong> {
+    if text.parse::<IpAddr>().is_ok() {
+        return Err(Wrong::new(format!(
+            "{} is an address, not a name",
+            quote(text)
+        )));
+    }
+    host(text)
+}
+
 /// An `https://host[:port]` URL. The second is whether it names a port.
 pub(crate) fn server_url(text: &str) -> Result<(String, bool), Wrong> {
     const FORM: &str = "it looks like https://10.0.0.1:6443";

@@ -22,8 +22,14 @@ pub(crate) enum LookupError {
     Failed(String),
 }
 
-/// The addresses of a name, by the resolvers that are listed now.
+/// The addresses of a name: by the `hosts` file beside `resolv_conf`, or else by the
+/// resolvers that are listed now.
 pub(crate) async fn addresses(name: &str, resolv_conf: &Path) -> Result<Vec<IpAddr>, LookupError> {
+    let known = tokio::fs::read_to_string(resolv_conf.with_file_name("hosts")).await;
+    let known = known.map_or_else(|_| Vec::new(), |text| hosts(&text, name));
+    if !known.is_empty() {
+        return Ok(known);
+    }
     let listed = match tokio::fs::read_to_string(resolv_conf).await {
         Ok(text) => resolvers(&text),
         Err(_) => Vec::new(),
@@ -56,6 +62,20 @@ pub(crate) async fn addresses(name: &str, resolv_conf: &Path) -> Result<Vec<IpAd
     Ok(found.iter().collect())
 }
 
+/// The addresses that hosts(5) has for a name.
+fn hosts(text: &str, name: &str) -> Vec<IpAddr> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    text.lines()
+        .filter_map(|line| {
+            let mut words = line.split('#').next()?.split_whitespace();
+            let address = words.next()?.parse().ok()?;
+            words
+                .any(|word| word.eq_ignore_ascii_case(name))
+                .then_some(address)
+        })
+        .collect()
+}
+
 /// The `nameserver` lines of resolv.conf(5).
 fn resolvers(text: &str) -> Vec<IpAddr> {
     text.lines()
@@ -68,6 +88,22 @@ fn resolvers(text: &str) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_name_in_the_hosts_file_is_not_asked_for() {
+        let etc = tempfile::tempdir().unwrap();
+        let text = "127.0.0.1 localhost\n10.0.0.1 ntp.example Ntp # not k8s\nfd00::1 ntp\n";
+        std::fs::write(etc.path().join("hosts"), text).unwrap();
+        let resolv_conf = etc.path().join("resolv.conf");
+        let want = |texts: &[&str]| Ok(texts.iter().map(|it| it.parse().unwrap()).collect());
+        for (name, found) in [
+            ("ntp.example.", want(&["10.0.0.1"])),
+            ("NTP", want(&["10.0.0.1", "fd00::1"])),
+            ("k8s", Err(LookupError::NoResolver)),
+        ] {
+            assert_eq!(addresses(name, &resolv_conf).await, found, "{name}");
+        }
+    }
 
     #[test]
     fn resolvers_as_they_are_listed() {

@@ -5,26 +5,32 @@ use super::{checked, first_of, items};
 use crate::{
     Cidr, Link, LinkSelector, Network, Route,
     document::{LinkSection, NetworkSection, RouteSection, SelectSection},
-    read::{Given, Located, Reader},
+    read::{Entries, Given, Located, Reader},
     tree::NodeId,
-    value,
+    value::{self, Wrong},
 };
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
 /// The metric that the kernel gives IPv6 routes: IP6_RT_PRIO_USER in include/net/ip6_route.h.
 const DEFAULT_METRIC: u32 = 1024;
 /// resolv.conf(5), MAXNS.
 const MAX_NAMESERVERS: usize = 3;
+/// resolv.conf(5): what the C library took before version 2.26.
+const MAX_SEARCH_DOMAINS: usize = 6;
+/// The least that IPv6 works with (RFC 8200, section 5) to the largest IPv4 packet.
+const MTU: RangeInclusive<u32> = 1280..=65535;
 
 pub(super) fn network(reader: &mut Reader<'_>, network: &Given<NetworkSection>) -> Option<Network> {
     let any = || vec![Link::any_dhcp()];
     let Some(network) = network.is() else {
         return network.is_absent().then(|| Network {
             links: any(),
-            nameservers: Vec::new(),
+            ..Network::default()
         });
     };
     let nameservers = nameservers(reader, &network.value.nameservers);
+    let search_domains = search_domains(reader, &network.value.search_domains);
+    let hosts = hosts(reader, &network.value.hosts);
     let links = match &network.value.links {
         Given::Absent => any(),
         Given::Bad => return None,
@@ -45,7 +51,12 @@ pub(super) fn network(reader: &mut Reader<'_>, network: &Given<NetworkSection>) 
                 .collect()
         }
     };
-    Some(Network { links, nameservers })
+    Some(Network {
+        links,
+        nameservers,
+        search_domains,
+        hosts,
+    })
 }
 
 /// What must not be there twice in one machine, and where it was seen first.
@@ -78,6 +89,64 @@ fn nameservers(reader: &mut Reader<'_>, written: &Given<Vec<Located<String>>>) -
         }
     }
     servers
+}
+
+fn search_domains(reader: &mut Reader<'_>, written: &Given<Vec<Located<String>>>) -> Vec<String> {
+    let mut seen = BTreeMap::new();
+    let mut domains = Vec::new();
+    for domain in items(written) {
+        let Some(name) = checked(reader, domain, |text| value::host_name(text)) else {
+            continue;
+        };
+        let name = name.trim_end_matches('.').to_owned();
+        if first_of(reader, &mut seen, name.clone(), domain.at) {
+            if domains.len() == MAX_SEARCH_DOMAINS {
+                let message = "some programs only use the first six domains";
+                reader.warning(domain.at, message, "remove the others");
+            }
+            domains.push(name);
+        }
+    }
+    domains
+}
+
+fn hosts(
+    reader: &mut Reader<'_>,
+    written: &Given<Entries<Vec<Located<String>>>>,
+) -> BTreeMap<IpAddr, Vec<String>> {
+    let mut seen = BTreeMap::new();
+    let mut hosts = BTreeMap::new();
+    for entry in written.is().map_or(&[][..], |it| &it.value.0) {
+        let key = reader.key(entry.at).to_owned();
+        let addr = match value::address(&key) {
+            Ok(addr) => addr,
+            Err(wrong) => {
+                let hint = "the address stands before its names: {10.0.0.1: [name]}";
+                reader.key_error(entry.at, wrong.message, hint);
+                continue;
+            }
+        };
+        if !first_of(reader, &mut seen, addr, entry.at) {
+            continue;
+        }
+        let mut names = Vec::new();
+        let mut known = BTreeMap::new();
+        for name in &entry.value {
+            let Some(text) = checked(reader, name, |text| value::host_name(text)) else {
+                continue;
+            };
+            if text.eq_ignore_ascii_case("localhost") {
+                reader.error(name.at, "localhost is the machine itself", "remove it");
+            } else if first_of(reader, &mut known, text.clone(), name.at) {
+                names.push(text);
+            }
+        }
+        if names.is_empty() && reader.is_empty(entry.at) {
+            reader.error(entry.at, "the address has no name", "name it, or remove it");
+        }
+        hosts.insert(addr, names);
+    }
+    hosts
 }
 
 fn link(reader: &mut Reader<'_>, written: &Located<LinkSection>, seen: &mut Seen) -> Option<Link> {
@@ -125,11 +194,21 @@ fn link(reader: &mut Reader<'_>, written: &Located<LinkSection>, seen: &mut Seen
         let hint = "add `dhcp: {v4: true}`, or `addresses`";
         reader.error(written.at, "the link would have no address", hint);
     }
+    let mtu = section.mtu.is().and_then(|mtu| {
+        checked(reader, mtu, |&mtu| {
+            if MTU.contains(&mtu) {
+                return Ok(mtu);
+            }
+            let message = format!("a link's MTU is {} to {}", MTU.start(), MTU.end());
+            Err(Wrong::new(message).hint("1500 is usual, 9000 where all of the network has it"))
+        })
+    });
     let routes = routes(reader, section, &addresses, dhcp_v4, seen);
     Some(Link {
         select: select?,
         dhcp_v4,
         addresses,
+        mtu,
         routes,
     })
 }

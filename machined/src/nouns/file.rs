@@ -8,7 +8,7 @@ use crate::{
     resource::{Phase, Resource},
 };
 use anyhow::{Context as _, bail};
-use keelson_config::Machine;
+use keelson_config::{Machine, Network};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use std::{
     fmt, fs,
@@ -311,12 +311,18 @@ pub(crate) struct Have {
 }
 
 /// What the files hold.
-fn render(root: &Path, hostname: &str, machine_id: &str, data: bool) -> Vec<RenderedFile> {
+fn render(
+    root: &Path,
+    hostname: &str,
+    network: &Network,
+    machine_id: &str,
+    data: bool,
+) -> Vec<RenderedFile> {
     let at = |path: &str| root.join(path.trim_start_matches('/'));
     let mut files = vec![RenderedFile::file(
         at("/run/etc/hosts"),
         0o644,
-        hosts(hostname),
+        hosts(hostname, network),
     )];
     if !machine_id.is_empty() {
         files.push(RenderedFile::file(
@@ -335,7 +341,7 @@ fn render(root: &Path, hostname: &str, machine_id: &str, data: bool) -> Vec<Rend
 
 /// hosts(5). The machine's own name is at an address of its own, so that looking
 /// up 127.0.0.1 gives localhost; nothing takes it for an address that others reach.
-fn hosts(hostname: &str) -> String {
+fn hosts(hostname: &str, network: &Network) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     if !hostname.is_empty() && hostname != "localhost" && hostname != "(none)" {
         text.push_str("127.0.1.1 ");
@@ -346,6 +352,9 @@ fn hosts(hostname: &str) -> String {
         }
         text.push('\n');
     }
+    for (address, names) in &network.hosts {
+        text.push_str(&format!("{address} {}\n", names.join(" ")));
+    }
     text
 }
 
@@ -354,13 +363,19 @@ impl Noun for Files {
     type Have = Have;
     type Step = Step;
 
-    async fn observe(&mut self, _: &Machine) -> anyhow::Result<Have> {
+    async fn observe(&mut self, want: &Machine) -> anyhow::Result<Have> {
         let name = rustix::system::uname()
             .nodename()
             .to_string_lossy()
             .into_owned();
         let machine_id = self.machine_id.borrow().clone();
-        let wanted = render(&self.root, &name, &machine_id, self.has_data());
+        let wanted = render(
+            &self.root,
+            &name,
+            &want.network,
+            &machine_id,
+            self.has_data(),
+        );
         let found = look_at_all(&wanted)?;
         Ok(Have { wanted, found })
     }
@@ -535,7 +550,8 @@ mod tests {
 
     #[test]
     fn hosts_name_the_machine() {
-        let with = |name| hosts(name).lines().nth(2).map(str::to_owned);
+        let none = Network::default();
+        let with = |name| hosts(name, &none).lines().nth(2).map(str::to_owned);
         assert_eq!(with(""), None);
         assert_eq!(with("(none)"), None);
         assert_eq!(with("localhost"), None);
@@ -543,6 +559,22 @@ mod tests {
         assert_eq!(
             with("server-1.example.org").unwrap(),
             "127.0.1.1 server-1.example.org server-1"
+        );
+        let network = Network {
+            hosts: [
+                ("fd00::1".parse().unwrap(), vec!["k8s".into()]),
+                (
+                    "10.0.0.100".parse().unwrap(),
+                    vec!["k8s.example.com".into(), "k8s".into()],
+                ),
+            ]
+            .into(),
+            ..Network::default()
+        };
+        let text = hosts("a", &network);
+        assert!(
+            text.ends_with("127.0.1.1 a\n10.0.0.100 k8s.example.com k8s\nfd00::1 k8s\n"),
+            "{text}"
         );
     }
 

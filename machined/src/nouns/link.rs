@@ -1,5 +1,5 @@
 //! The noun link: which of the machine's links the config selects, that they and the
-//! loopback are switched on, and their MTU where a lease gives one. A link that the
+//! loopback are switched on, and their MTU where the config or a lease gives one. A link that the
 //! orchestrator made is never touched, and never shown.
 
 use crate::{
@@ -163,10 +163,14 @@ pub(crate) fn plan(seen: &[Seen], network: &Network, leases: &BTreeMap<u32, Stat
             .get(&link.index)
             .and_then(Status::bound)
             .filter(|_| want.dhcp_v4);
-        let Some(mtu) = lease.and_then(|bound| bound.lease.mtu) else {
+        // One that the config wants and the link cannot have is an error of the step's.
+        let leased = lease
+            .and_then(|bound| bound.lease.mtu)
+            .filter(|&mtu| link.largest_mtu == 0 || mtu <= link.largest_mtu);
+        let Some(mtu) = want.mtu.or(leased) else {
             continue;
         };
-        if mtu != link.mtu && (link.largest_mtu == 0 || mtu <= link.largest_mtu) {
+        if mtu != link.mtu {
             steps.push(Step::SetMtu(link.index, link.name.clone(), mtu));
         }
     }
@@ -324,7 +328,7 @@ pub(crate) mod tests {
         });
         Network {
             links: links.collect(),
-            nameservers: Vec::new(),
+            ..Network::default()
         }
     }
 
@@ -463,6 +467,17 @@ pub(crate) mod tests {
             );
         }
         leases.insert(2, bound(|lease| lease.mtu = Some(1400)));
+        // The config's wins, and is tried whatever the link says of itself.
+        for (mtu, want) in [(1500, None), (9000, Some(9000)), (65000, Some(65000))] {
+            network.links[0].mtu = Some(mtu);
+            let want = want.map(|mtu| Step::SetMtu(2, "eth0".into(), mtu));
+            assert_eq!(
+                plan(&seen, &network, &leases),
+                Vec::from_iter(want),
+                "{mtu}"
+            );
+        }
+        network.links[0].mtu = None;
         network.links[0].dhcp_v4 = false;
         assert_eq!(plan(&seen, &network, &leases), []);
     }

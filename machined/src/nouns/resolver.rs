@@ -64,10 +64,12 @@ impl fmt::Display for Step {
 /// Which name servers there shall be. Leases count in the order of their links.
 fn wanted(network: &Network, leases: &BTreeMap<u32, Status>) -> Resolvers {
     let bound = || leases.values().filter_map(Status::bound);
-    let mut search: Vec<String> = Vec::new();
-    for domain in bound().filter_map(|bound| bound.lease.domain.clone()) {
-        if !search.contains(&domain) {
-            search.push(domain);
+    let mut search = network.search_domains.clone();
+    if search.is_empty() {
+        for domain in bound().filter_map(|bound| bound.lease.domain.clone()) {
+            if !search.contains(&domain) {
+                search.push(domain);
+            }
         }
     }
     let mut servers = network.nameservers.clone();
@@ -245,6 +247,15 @@ mod tests {
              nameserver 10.9.0.1\nnameserver 10.9.0.2\nsearch example.com\n\
              options timeout:2 attempts:3\n"
         );
+    }
+
+    #[test]
+    fn the_configs_domains_win() {
+        let mut network = want(&[]);
+        network.search_domains = vec!["a.example".into(), "example".into()];
+        let lease = bound(|lease| lease.domain = Some("example.com".into()));
+        let text = written(&have(None, vec![lease]), &network).unwrap();
+        assert!(text.contains("\nsearch a.example example\n"), "{text}");
     }
 
     #[test]
