@@ -35,12 +35,20 @@ fn a_config_is_applied_and_survives_a_reboot() -> Result<()> {
         "the second time there is nothing to do: {again}"
     );
 
+    tried_configs_come_and_go(&node)?;
+    let staged = "machine: {hostname: node-2}";
+    node.osctl.ok(["patch", "-p", staged, "--mode", "staged"])?;
+    let config = node.osctl.ok(["get", "config"])?;
+    assert!(config.contains("node-1"), "it counts already: {config}");
+
     let position = node.vm.console().position();
     node.osctl.ok(["reboot"])?;
     node.vm.console().wait_after(position, "EFI stub", BOOT)?;
     node.osctl.ok(["health", "--timeout", "6m"])?;
     let config = node.osctl.ok(["get", "config"])?;
-    assert!(config.contains("node-1"), "{config}");
+    assert!(config.contains("node-2"), "{config}");
+    let names = node.osctl.ok(["get", "hostname"])?;
+    assert!(names.contains("node-2"), "{names}");
     assert!(
         !config.contains("PRIVATE KEY"),
         "secrets are starred out: {config}"
@@ -48,4 +56,38 @@ fn a_config_is_applied_and_survives_a_reboot() -> Result<()> {
 
     node.osctl.ok(["shutdown"])?;
     node.vm.wait_for_exit(BOOT)
+}
+
+/// A change that is kept, and one that cuts the machine off and undoes itself.
+fn tried_configs_come_and_go(node: &Node) -> Result<()> {
+    let good = "network: {hosts: {192.0.2.1: [registry.example]}}";
+    let told = node
+        .osctl
+        .ok(["patch", "-p", good, "--mode", "try", "--yes"])?;
+    assert!(told.contains("keeps it: config 2"), "{told}");
+    // What the guest's network sends to it reaches nobody any more.
+    let cut_off = "network: {links: [{name: eth0, dhcp: null, addresses: [192.0.2.5/24], \
+                   routes: null}]}";
+    let cut_off = [
+        "patch",
+        "-p",
+        cut_off,
+        "--mode",
+        "try",
+        "--try-for",
+        "20s",
+        "--yes",
+    ];
+    let output = node.osctl.run(cut_off)?;
+    assert!(
+        output.code == 1 && output.stderr.contains("back on the stored"),
+        "{output:?}"
+    );
+    node.osctl.ok(["health", "--timeout", "4m"])?;
+    let config = node.osctl.ok(["get", "config"])?;
+    assert!(
+        config.contains("registry.example") && !config.contains("192.0.2.5"),
+        "{config}"
+    );
+    Ok(())
 }
