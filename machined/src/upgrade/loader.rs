@@ -53,6 +53,8 @@ impl Entry {
 pub(crate) trait Loader {
     /// The entries, in the order of their names.
     fn entries(&self) -> anyhow::Result<Vec<Entry>>;
+    /// That a UKI of so many bytes has room once these entries are gone.
+    fn room(&self, bytes: u64, gone: &[&Entry]) -> anyhow::Result<()>;
     /// A place for a UKI that is being written; it is no entry yet. What was there is gone.
     fn partial(&self, version: &str, bytes: u64) -> anyhow::Result<File>;
     /// Makes what was written there the entry that is tried next.
@@ -135,17 +137,27 @@ impl Loader for SystemdBoot {
             .collect())
     }
 
-    fn partial(&self, version: &str, bytes: u64) -> anyhow::Result<File> {
-        check(version)?;
+    fn room(&self, bytes: u64, gone: &[&Entry]) -> anyhow::Result<()> {
         let space = rustix::fs::statvfs(&self.dir)
             .with_context(|| format!("reading the free space of {}", self.dir.display()))?;
-        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        let mut free = space.f_bavail.saturating_mul(space.f_frsize);
+        for entry in gone {
+            let path = &entry.path;
+            let meta = fs::metadata(path).with_context(|| format!("reading {}", path.display()))?;
+            free = free.saturating_add(meta.len());
+        }
         ensure!(
             free >= bytes,
             "the boot partition is full: {} KiB are needed, {} KiB are free",
             bytes >> 10,
             free >> 10
         );
+        Ok(())
+    }
+
+    fn partial(&self, version: &str, bytes: u64) -> anyhow::Result<File> {
+        check(version)?;
+        self.room(bytes, &[])?;
         let path = self.dir.join(format!("{PREFIX}{version}{PARTIAL}"));
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(true);

@@ -120,6 +120,7 @@ pub(crate) fn stage(source: impl Read, ground: &Ground<'_>) -> anyhow::Result<Re
     ) {
         bail!(why);
     }
+    look(ground, &manifest)?;
     let release = release(&manifest);
     ground.memory.change(|record| {
         record.state = State::Writing {
@@ -216,6 +217,24 @@ pub(crate) fn refusal(
     None
 }
 
+/// Looks whether the boot loader can take it. Nothing is changed, so that what is refused
+/// here costs nothing: not the release before either.
+fn look(ground: &Ground<'_>, manifest: &Manifest) -> anyhow::Result<()> {
+    let running = &ground.running.root_hash;
+    ground.disk.with_loader(|loader| {
+        loader.clean()?;
+        let entries = loader.entries()?;
+        let own = loader::find(&entries, running)
+            .context("the running release has no entry in the boot loader: nothing is written")?;
+        ensure!(
+            own.tries == Tries::Uncounted,
+            "the running release is not marked good: its predecessor is kept until then"
+        );
+        let others: Vec<_> = entries.iter().filter(|it| !it.opens(running)).collect();
+        loader.room(manifest.uki.bytes, &others)
+    })
+}
+
 fn release(manifest: &Manifest) -> Release {
     Release {
         version: manifest.version.to_string(),
@@ -241,20 +260,11 @@ impl Work<'_, '_> {
         let (ground, manifest, other) = (self.ground, self.manifest, self.other);
         self.teller.begin(Step::Kernel, manifest.uki.bytes);
         let bundle = ground.disk.with_loader(|loader| {
-            let running = &ground.running.root_hash;
-            let entries = loader.entries()?;
-            let own = loader::find(&entries, running).context(
-                "the running release has no entry in the boot loader: nothing is written",
-            )?;
-            ensure!(
-                own.tries == Tries::Uncounted,
-                "the running release is not marked good: its predecessor is kept until then"
-            );
             // None of the others opens a root that will still be there.
-            for entry in entries.iter().filter(|entry| !entry.opens(running)) {
+            let running = &ground.running.root_hash;
+            for entry in loader.entries()?.iter().filter(|it| !it.opens(running)) {
                 loader.remove(entry)?;
             }
-            loader.clean()?;
             let version = manifest.version.to_string();
             let mut file = loader.partial(&version, manifest.uki.bytes)?;
             let bundle = bundle

@@ -292,14 +292,23 @@ fn what_is_refused_changes_nothing_at_all() {
 #[test]
 fn the_release_before_is_kept_until_the_running_one_is_good() {
     let bench = Bench::new();
+    bench.stage(&bench.bundle("0.2.0", 7, |_| {})).unwrap();
     let counted = bench.entries.join("keelson-0.1.0+2-1.efi");
     fs::rename(bench.entries.join("keelson-0.1.0.efi"), counted).unwrap();
-    let error = bench.stage(&bench.bundle("0.2.0", 7, |_| {})).unwrap_err();
+    let before = bench.disk();
+    let error = bench.stage(&bench.bundle("0.3.0", 8, |_| {})).unwrap_err();
     assert!(
         format!("{error:#}").contains("not marked good"),
         "{error:#}"
     );
-    assert_eq!(bench.names(), ["keelson-0.1.0+2-1.efi"]);
+    assert_eq!(
+        bench.names(),
+        ["keelson-0.1.0+2-1.efi", "keelson-0.2.0+3.efi"]
+    );
+    // Nor is its slot touched, or what the record says of it.
+    assert_eq!(bench.disk(), before);
+    let slot = bench.disk.find(&image(7).1.root_hash).unwrap().unwrap();
+    bench.disk.verify(slot, &image(7).1).unwrap();
 }
 
 #[test]
