@@ -42,6 +42,24 @@ pub(crate) struct Args {
     uki: Vec<PathBuf>,
 }
 
+/// The command that tries one state of a recording once more: which it is depends on all
+/// that decided which states there are.
+fn again(args: &Args, folder: &Path, number: Number) -> String {
+    let mut command = format!(
+        "cargo xtask torture --run {} --seed {} --states {}",
+        folder.display(),
+        args.seed,
+        args.states
+    );
+    if let Some(mark) = &args.since {
+        command.push_str(&format!(" --since {mark}"));
+    }
+    for path in &args.uki {
+        command.push_str(&format!(" --uki {}", path.display()));
+    }
+    format!("{command} --only {number}")
+}
+
 /// Records unless there is a recording, judges, boots.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let folder = match &args.run {
@@ -75,6 +93,9 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         try_states(&recording, &versions, &options)
     })?;
     println!("{report}");
+    if let Some((number, _)) = report.bad.first() {
+        println!("again: {}", again(args, &folder, *number));
+    }
     let chosen = match args.only {
         // One that does not boot is looked at all the more.
         Some(number) if report.good.is_empty() => vec![(number, String::new())],

@@ -184,11 +184,6 @@ impl fmt::Display for Report {
                 "{} do not boot, the first is {number}: {why}",
                 self.bad.len()
             )?;
-            let seed = self.seed;
-            writeln!(
-                f,
-                "again: cargo xtask torture --seed {seed} --only {number} with the same --run"
-            )?;
         }
         Ok(())
     }
