@@ -160,7 +160,8 @@ impl Engine {
             source: apply.source,
             deadline: Instant::now() + length,
             until: SystemTime::now() + length,
-            generation: stored.max(staged) + 1,
+            // Nor is it the one that is tried now.
+            generation: self.wanted.borrow().generation.max(stored).max(staged) + 1,
         };
         let text = format!(
             "one by {} is tried for {} s",
