@@ -18,6 +18,7 @@ pub(crate) use publish::staged;
 pub(crate) use source::Upload;
 
 use crate::{
+    cluster::{access, node},
     crashlog,
     engine::{End, Error, Handle, Power},
     events::Events,
@@ -555,7 +556,24 @@ impl Task {
         }
     }
 
+    /// How many servers the cluster has, or why nobody knows.
+    async fn servers(&self) -> Result<usize, String> {
+        let Some(payload) = self.handle.payload() else {
+            return Ok(0);
+        };
+        let client = access::client(&payload.data_dir, access::Role::Server)
+            .map_err(|error| format!("{error:#}"))?;
+        node::servers(&client)
+            .await
+            .map_err(|error| error.to_string())
+    }
+
     async fn rollback(&self, back: Back, by: &str) -> Result<String, Error> {
+        if back.restore_snapshot
+            && let Some(why) = rollback::not_restorable(self.servers().await, back.force)
+        {
+            return Err(Error::FailedPrecondition(why));
+        }
         let (base, who) = (self.base.clone(), by.to_owned());
         let version = spawn_blocking(move || rollback::prepare(&base, back, &who))
             .await

@@ -68,6 +68,16 @@ pub(crate) async fn uncordon(client: &Client, name: &str) -> Result<bool, Failur
         .map(|()| node.spec.unschedulable)
 }
 
+/// How many servers the cluster has, as far as it calls them so.
+pub(crate) async fn servers(client: &Client) -> Result<usize, Failure> {
+    #[derive(Deserialize)]
+    struct List {
+        items: Vec<serde::de::IgnoredAny>,
+    }
+    let path = "/api/v1/nodes?labelSelector=node-role.kubernetes.io%2Fcontrol-plane";
+    Ok(client.get::<List>(path).await?.items.len())
+}
+
 fn path(name: &str) -> String {
     format!("/api/v1/nodes/{name}")
 }
@@ -91,6 +101,15 @@ mod tests {
         };
         let sent = api.requests().into_iter().filter(|r| r.method == "PATCH");
         (changed.unwrap(), sent.map(|r| r.body).collect())
+    }
+
+    #[tokio::test]
+    async fn the_servers_are_counted() {
+        let two = json!({"items": [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}]});
+        let api = Api::start(move |_| Reply::ok(&two)).await;
+        assert_eq!(servers(&api.client()).await.unwrap(), 2);
+        let asked = &api.requests()[0].path;
+        assert!(asked.contains("control-plane"), "{asked}");
     }
 
     #[tokio::test]

@@ -189,6 +189,11 @@ impl Handle {
         &self.shared.resources
     }
 
+    /// The orchestrator that the image carries.
+    pub(crate) fn payload(&self) -> Option<&Payload> {
+        self.shared.payload.as_deref()
+    }
+
     /// The stored config; `None` in maintenance.
     pub(crate) fn config(&self) -> Option<Arc<Stored>> {
         self.shared.config.borrow().clone()

@@ -60,6 +60,24 @@ pub(super) fn prepare(base: &Base, back: Back, by: &str) -> anyhow::Result<Strin
     Ok(other.version.clone())
 }
 
+/// Why the datastore may not be put back on this server alone, if it may not: `servers`
+/// is how many there are, or why nobody knows.
+pub(super) fn not_restorable(servers: Result<usize, String>, force: bool) -> Option<String> {
+    match servers {
+        Ok(0 | 1) => None,
+        Ok(many) => Some(format!(
+            "the cluster has {many} servers: what is put back on one of them alone is another \
+             cluster than the others have. Upgrade to a newer release instead; or shut the other \
+             servers down and delete their nodes, go back here, and let them join anew"
+        )),
+        Err(_) if force => None,
+        Err(why) => Some(format!(
+            "whether the cluster has other servers is not known: {why}; --force goes back \
+             without asking"
+        )),
+    }
+}
+
 /// Has the loader boot the other release.
 fn prefer(base: &Base, by: &str) -> anyhow::Result<()> {
     base.memory.change(|record| {
@@ -117,6 +135,25 @@ fn minor(version: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_datastore_goes_back_only_where_it_is_the_only_one() {
+        let away = || Err("it does not answer".to_owned());
+        for (servers, force, word) in [
+            (Ok(0), false, None),
+            (Ok(1), false, None),
+            (Ok(3), false, Some("3 servers")),
+            (Ok(3), true, Some("3 servers")),
+            (away(), false, Some("it does not answer; --force")),
+            (away(), true, None),
+        ] {
+            let why = not_restorable(servers.clone(), force);
+            match word {
+                None => assert_eq!(why, None, "{servers:?} {force}"),
+                Some(word) => assert!(why.unwrap().contains(word), "{servers:?} {force}"),
+            }
+        }
+    }
 
     #[test]
     fn the_minor_version_is_read() {
