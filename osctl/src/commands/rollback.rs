@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// told since is lost.
 #[derive(Debug, Args)]
 pub(crate) struct Rollback {
-    /// Do not wait for pods to stop
+    /// Do not wait for pods to stop; restore the snapshot even if nobody can tell whether
+    /// the cluster has other servers
     #[arg(long)]
     force: bool,
 
