@@ -75,6 +75,12 @@ fn config(seen: &Seen) -> HealthCheck {
             "the machine waits for its first config",
         ),
         Some(_) if !failed.is_empty() => check("config", State::Unhealthy, failed.join("; ")),
+        // Only what is tried has a number above the stored one's.
+        Some(generation) if seen.outcome.generation > generation => check(
+            "config",
+            State::Healthy,
+            format!("one that is tried is applied, generation {generation} is stored"),
+        ),
         Some(generation) if seen.outcome.generation != generation => check(
             "config",
             State::Waiting,
@@ -359,7 +365,8 @@ mod tests {
             checks(&seen)
         };
         type Fault = fn(&mut Seen);
-        let cases: [(&str, State, Fault); 12] = [
+        let cases: [(&str, State, Fault); 13] = [
+            ("config", State::Healthy, |s| s.outcome.generation = 4),
             ("config", State::Waiting, |s| s.generation = None),
             ("config", State::Waiting, |s| s.generation = Some(4)),
             ("config", State::Unhealthy, |s| {
