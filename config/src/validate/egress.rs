@@ -22,7 +22,10 @@ pub(super) fn egress(
         if checked(reader, ca, |text| value::pem(text, Pem::Certificates)).is_some()
             && first_of(reader, &mut seen, ca.value.clone(), ca.at)
         {
-            egress.trusted_cas.push(ca.value.clone());
+            // They are put one behind the other, and a line holds one mark only.
+            egress
+                .trusted_cas
+                .push(format!("{}\n", ca.value.trim_end()));
         }
     }
     let Some(proxy) = proxy.is() else {
