@@ -59,6 +59,13 @@ pub(crate) fn owned(key: &str) -> Option<&'static str> {
         .map(|(_, reason)| *reason)
 }
 
+/// Why an argument of the kubelet may not be set; `None` if it may. With or without its
+/// dashes and its value.
+pub(crate) fn owned_kubelet_arg(text: &str) -> Option<&'static str> {
+    let name = text.trim_start_matches('-').split('=').next();
+    (name == Some("volume-plugin-dir")).then_some("its usual place cannot be written to")
+}
+
 /// Whether a key has the form of one: lower case words with dashes; `+` at the end appends.
 pub(crate) fn is_key(key: &str) -> bool {
     let key = key.strip_suffix('+').unwrap_or(key);

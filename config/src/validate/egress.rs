@@ -36,10 +36,10 @@ pub(super) fn egress(
     egress.https_proxy = url(reader, https);
     let mut seen = BTreeMap::new();
     for entry in items(no) {
-        if let Some(entry_) = checked(reader, entry, |text| exception(text))
-            && first_of(reader, &mut seen, entry_.clone(), entry.at)
+        if let Some(host) = checked(reader, entry, |text| exception(text))
+            && first_of(reader, &mut seen, host.clone(), entry.at)
         {
-            egress.no_proxy.push(entry_);
+            egress.no_proxy.push(host);
         }
     }
     if http.is_absent() && https.is_absent() {

@@ -122,6 +122,8 @@ fn settings(reader: &mut Reader<'_>, written: &Entries<Any>) -> BTreeMap<String,
                 format!("{} is not a key of the orchestrator's config", quote(key)),
                 &hint,
             );
+        } else if let Some(why) = owned_kubelet_arg(key, &value.0) {
+            reader.error(*at, "this argument is the OS's own", why);
         } else if let Some((message, hint)) = refused(&value.0) {
             reader.error(*at, message, hint);
         } else {
@@ -129,6 +131,18 @@ fn settings(reader: &mut Reader<'_>, written: &Entries<Any>) -> BTreeMap<String,
         }
     }
     settings
+}
+
+/// Why the kubelet may not be given this, if it may not.
+fn owned_kubelet_arg(key: &str, value: &Json) -> Option<&'static str> {
+    if key.trim_end_matches('+') != "kubelet-arg" {
+        return None;
+    }
+    let owned = |value: &Json| value.as_str().and_then(setting::owned_kubelet_arg);
+    match value {
+        Json::Array(values) => values.iter().find_map(owned),
+        one => owned(one),
+    }
 }
 
 /// `--nodeName` and `node_name` are `node-name`.

@@ -7,6 +7,7 @@ use crate::{
     Role,
     document::{CniWord, OrchestratorSection},
     read::{Entries, Given, Located, Reader, TextOrNumber},
+    setting,
     tree::{NodeId, quote},
     value::{self, Wrong},
 };
@@ -34,7 +35,7 @@ pub(super) fn add(
     section: &Located<OrchestratorSection>,
     settings: &mut BTreeMap<String, Json>,
 ) {
-    for field in fields(reader, &section.value) {
+    for field in fields(reader, &section.value, settings) {
         let Field {
             at,
             name,
@@ -60,7 +61,11 @@ pub(super) fn add(
     }
 }
 
-fn fields(reader: &mut Reader<'_>, section: &OrchestratorSection) -> Vec<Field> {
+fn fields(
+    reader: &mut Reader<'_>,
+    section: &OrchestratorSection,
+    settings: &BTreeMap<String, Json>,
+) -> Vec<Field> {
     let OrchestratorSection {
         labels,
         taints,
@@ -82,16 +87,16 @@ fn fields(reader: &mut Reader<'_>, section: &OrchestratorSection) -> Vec<Field> 
         });
     };
     if let Some(labels) = labels.is() {
-        let labels_ = pairs(reader, &labels.value, label_key, label_value);
+        let given = pairs(reader, &labels.value, label_key, label_value);
         push(
             labels.at,
             "labels",
             true,
-            vec![("node-label", json!(labels_))],
+            vec![("node-label", json!(given))],
         );
     }
     if let Some(list) = taints.is() {
-        let taints = texts(reader, taints, taint);
+        let taints = self::taints(reader, taints);
         push(list.at, "taints", true, vec![("node-taint", json!(taints))]);
     }
     for (list, name, key) in [
@@ -116,7 +121,14 @@ fn fields(reader: &mut Reader<'_>, section: &OrchestratorSection) -> Vec<Field> 
     }
     if let Some(word) = cni.is() {
         let keys = match word.value {
-            CniWord::Flannel => Vec::new(),
+            CniWord::Flannel => {
+                // Which of its backends it takes may be a setting; that it takes none may not.
+                if settings.get("flannel-backend") == Some(&json!("none")) {
+                    let message = "orchestrator.settings.flannel-backend says that there is none";
+                    reader.key_error(word.at, message, "keep `cni`, or the setting");
+                }
+                Vec::new()
+            }
             CniWord::None => vec![
                 ("flannel-backend", json!("none")),
                 ("disable-network-policy", json!(true)),
@@ -185,21 +197,10 @@ fn wrong(message: String, hint: &str) -> Wrong {
     Wrong::new(message).hint(hint)
 }
 
-/// The name of a label: a DNS subdomain and a slash, if any, and a name of at most 63
-/// characters.
+/// The name of a label that a node may give itself.
 /// <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/>
 fn label_key(text: &str) -> Result<(), Wrong> {
-    let (prefix, name) = match text.split_once('/') {
-        Some((prefix, name)) => (Some(prefix), name),
-        None => (None, text),
-    };
-    let prefix_is_good = prefix.is_none_or(|prefix| {
-        prefix.len() <= 253
-            && prefix.split('.').all(|part| {
-                is_name(part, |c| c == '-') && !part.contains(|c: char| c.is_ascii_uppercase())
-            })
-    });
-    if !prefix_is_good || !is_label_name(name) {
+    if !is_qualified(text) {
         let hint = "a name looks like disk or example.com/disk";
         return Err(wrong(
             format!("{} is not the name of a label", quote(text)),
@@ -207,7 +208,7 @@ fn label_key(text: &str) -> Result<(), Wrong> {
         ));
     }
     // The kubelet may set only some of Kubernetes's own; with another it does not start.
-    let prefix = prefix.unwrap_or_default();
+    let prefix = text.split_once('/').map_or("", |(prefix, _)| prefix);
     let own = ["kubernetes.io", "k8s.io"]
         .iter()
         .any(|own| prefix == *own || prefix.ends_with(&format!(".{own}")));
@@ -238,6 +239,19 @@ fn label_value(text: &str) -> Result<(), Wrong> {
     ))
 }
 
+/// A DNS subdomain and a slash, if any, and a name of at most 63 characters.
+fn is_qualified(text: &str) -> bool {
+    let (prefix, name) = match text.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, text),
+    };
+    let part = |part: &str| {
+        is_name(part, |c| c == '-') && !part.contains(|c: char| c.is_ascii_uppercase())
+    };
+    prefix.is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(part))
+        && is_label_name(name)
+}
+
 fn is_label_name(text: &str) -> bool {
     text.len() <= 63 && is_name(text, |c| matches!(c, '-' | '_' | '.'))
 }
@@ -249,9 +263,23 @@ fn is_name(text: &str, beside: impl Fn(char) -> bool) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || beside(c))
 }
 
-/// `key=value:Effect` or `key:Effect`.
+/// The good taints of a list. A node has one of a key and an effect.
+fn taints(reader: &mut Reader<'_>, list: &Given<Vec<Located<String>>>) -> Vec<String> {
+    let mut seen = BTreeMap::new();
+    let mut taints = Vec::new();
+    for item in items(list) {
+        if let Some(known_by) = checked(reader, item, |text| taint(text))
+            && first_of(reader, &mut seen, known_by, item.at)
+        {
+            taints.push(item.value.clone());
+        }
+    }
+    taints
+}
+
+/// The key and the effect of `key=value:Effect` or `key:Effect`.
 /// <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>
-fn taint(text: &str) -> Result<String, Wrong> {
+fn taint(text: &str) -> Result<(String, String), Wrong> {
     const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
     let form = || {
         let hint = "it looks like dedicated=database:NoSchedule";
@@ -266,12 +294,10 @@ fn taint(text: &str) -> Result<String, Wrong> {
         ));
     }
     let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
-    let name = key.rsplit_once('/').map_or(key, |(_, name)| name);
-    let prefix_is_good = key.split('/').count() <= 2 && !key.starts_with('/');
-    if !prefix_is_good || !is_label_name(name) || label_value(value).is_err() {
+    if !is_qualified(key) || label_value(value).is_err() {
         return Err(form());
     }
-    Ok(text.to_owned())
+    Ok((key.to_owned(), effect.to_owned()))
 }
 
 /// The name of a part that K3s deploys.
@@ -287,9 +313,8 @@ fn part(text: &str) -> Result<String, Wrong> {
 }
 
 fn kubelet_arg(text: &str) -> Result<(), Wrong> {
-    if text == "volume-plugin-dir" {
-        let hint = "the usual place cannot be written to";
-        return Err(wrong("this argument is the OS's own".to_owned(), hint));
+    if let Some(why) = setting::owned_kubelet_arg(text) {
+        return Err(wrong("this argument is the OS's own".to_owned(), why));
     }
     if is_name(text, |c| c == '-') && text.starts_with(|c: char| c.is_ascii_lowercase()) {
         return Ok(());
