@@ -471,10 +471,16 @@ mod tests {
             let mut server = std::net::TcpStream::connect(to).unwrap();
             write!(client, "HTTP/1.1 200 OK\r\n\r\n").unwrap();
             let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-            let upwards = thread::spawn(move || io::copy(&mut up, &mut down));
-            io::copy(&mut server, &mut client).unwrap();
-            client.shutdown(std::net::Shutdown::Both).unwrap();
-            upwards.join().unwrap().unwrap();
+            let upwards = thread::spawn(move || {
+                let copied = io::copy(&mut up, &mut down);
+                // The one that speaks last ends the other.
+                drop(down.shutdown(std::net::Shutdown::Write));
+                copied
+            });
+            // A client that does not trust the server breaks off.
+            drop(io::copy(&mut server, &mut client));
+            drop(client.shutdown(std::net::Shutdown::Both));
+            drop(upwards.join().unwrap());
             head
         });
         (at.to_string(), proxied)
@@ -501,6 +507,75 @@ mod tests {
             head.contains("proxy-authorization: basic bwu6cznjcmv0"),
             "{head}"
         );
+    }
+
+    /// A web server with a certificate for `mirror.invalid`; its address, and its CA. It
+    /// answers one call, and lets callers go who do not trust it.
+    fn https_server(body: &'static [u8], calls: usize) -> (String, String) {
+        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+        use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let cert = CertificateParams::new(vec!["mirror.invalid".to_owned()]).unwrap();
+        let cert = cert.signed_by(&key, &ca).unwrap();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let config = std::sync::Arc::new(config);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap().to_string();
+        thread::spawn(move || {
+            for stream in listener.incoming().take(calls) {
+                let tls = rustls::ServerConnection::new(config.clone()).unwrap();
+                let mut stream = rustls::StreamOwned::new(tls, stream.unwrap());
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    match stream.read(&mut byte) {
+                        Ok(1) => head.push(byte[0]),
+                        _ => break,
+                    }
+                }
+                if head.ends_with(b"\r\n\r\n") {
+                    let length = body.len();
+                    write!(
+                        stream,
+                        "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n"
+                    )
+                    .unwrap();
+                    stream.write_all(body).unwrap();
+                    stream.conn.send_close_notify();
+                    stream.flush().unwrap();
+                }
+            }
+        });
+        (at, ca.pem())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_ca_of_the_configs_is_trusted_through_the_proxy() {
+        let (to, ca) = https_server(b"a bundle", 2);
+        let fetch = async |trusted_cas: Vec<String>| {
+            let (at, _) = connect_proxy(to.clone());
+            let egress = Egress {
+                https_proxy: Some(Secret::new(format!("http://{at}"))),
+                trusted_cas,
+                ..Egress::default()
+            };
+            let url = "https://mirror.invalid/x.bundle".to_owned();
+            let fetched = tokio::task::spawn_blocking(move || fetch_by(url, &egress)).await;
+            fetched.unwrap()
+        };
+        let error = fetch(Vec::new()).await.unwrap_err();
+        assert!(format!("{error:#}").contains("certificate"), "{error:#}");
+        assert_eq!(fetch(vec![ca]).await.unwrap(), b"a bundle");
     }
 
     #[test]
