@@ -146,13 +146,12 @@ impl Orchestrator {
             .map_or("orchestrator", |payload| payload.name.as_str());
         let wanted = self.status.borrow().wanted;
         let wants = want.role != Role::None && want.orchestrator.is_some();
-        let same = have.role == want.role
-            && have.orchestrator == want.orchestrator
-            && have.hostname == want.hostname;
         let step = match (wanted, wants) {
             (false, true) => format!("start {name}"),
             (true, false) => format!("stop {name}"),
-            (true, true) if !same => format!("restart {name} with its new config"),
+            (true, true) if !render::is_same(have, want) => {
+                format!("restart {name} with its new config")
+            }
             _ => return Vec::new(),
         };
         vec![v1::PlannedStep {

@@ -110,6 +110,21 @@ pub(crate) fn render(payload: &Payload, machine: &Machine, node_name: &str) -> O
     })
 }
 
+/// Whether the orchestrator runs the same under two configs: all that [`render`] and the
+/// node's name hang on.
+pub(crate) fn is_same(one: &Machine, other: &Machine) -> bool {
+    let parts = |machine: &Machine| {
+        (
+            machine.role,
+            machine.orchestrator.clone(),
+            machine.hostname.clone(),
+            machine.egress.clone(),
+            machine.env.clone(),
+        )
+    };
+    parts(one) == parts(other)
+}
+
 /// What the config puts into the orchestrator's environment.
 /// <https://docs.k3s.io/advanced#configuring-an-http-proxy>
 fn environment(machine: &Machine) -> BTreeMap<String, Zeroizing<String>> {
@@ -364,6 +379,23 @@ mod tests {
         let env = start(&payload, &rendered).env;
         assert_eq!(env["SSL_CERT_FILE"], "/run/keelson/trusted-cas.pem");
         assert!(!env.contains_key("NO_PROXY"));
+    }
+
+    #[test]
+    fn what_restarts_it_is_told_before() {
+        let base = machine(Role::Server, wanted(None, json!({})));
+        assert!(is_same(&base, &base.clone()));
+        for (name, other) in [
+            ("a proxy", behind_a_proxy()),
+            ("a CA", trusting()),
+            (
+                "a setting",
+                machine(Role::Server, wanted(None, json!({"debug": true}))),
+            ),
+            ("its role", machine(Role::Agent, wanted(None, json!({})))),
+        ] {
+            assert!(!is_same(&base, &other), "{name}");
+        }
     }
 
     #[test]
