@@ -17,7 +17,8 @@ pub(crate) struct Facts {
     pub kernel: String,
     /// The running root's verity hash, 64 hexadecimal digits; empty where it is not verified.
     pub root_hash: String,
-    /// What tells this boot from others, as /proc/sys/kernel/random/boot_id has it.
+    /// What tells this boot from others, as /proc/sys/kernel/random/boot_id has it;
+    /// empty where it cannot be read, and then no boot is the same as another.
     pub boot_id: String,
 }
 
@@ -77,7 +78,6 @@ impl Facts {
             .release()
             .to_string_lossy()
             .into_owned();
-        // One that cannot be read is another one each time: nothing waits for ever.
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map(|text| text.trim().to_owned())
             .unwrap_or_default();

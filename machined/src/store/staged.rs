@@ -90,7 +90,8 @@ impl Configs {
     /// Switches to what waited for this boot; its number. `boot` is the running boot's
     /// id. One that this release does not read is called off: the error says so.
     pub(crate) fn switch_to_staged(&self, boot: &str) -> Result<Option<u64>, String> {
-        let Some(note) = self.note().filter(|note| note.boot != boot) else {
+        let later = |note: &Note| note.boot != boot || boot.is_empty();
+        let Some(note) = self.note().filter(later) else {
             return Ok(None);
         };
         let generation = note.generation;
