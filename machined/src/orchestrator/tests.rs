@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::orchestrator::payload::tests::payload;
+use keelson_api::init as proto;
 use keelson_config::{Orchestrator as Wants, Secret};
 use prost::Message as _;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
