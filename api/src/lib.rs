@@ -38,6 +38,10 @@ pub const DESCRIPTORS: &[u8] = include_bytes!("gen/keelson.bin");
 /// The largest datagram of the init protocol, in bytes.
 pub const INIT_DATAGRAM: usize = 64 * 1024;
 
+/// How long machined may ask init to wait for an orderly end, after a key was pressed at the
+/// machine: it keeps the datastore, drains, and stops pods.
+pub const ENDING_PATIENCE: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+
 /// The metadata key under which apid tells machined the caller's role.
 pub const ROLE_KEY: &str = "keelson-role";
 

@@ -7,6 +7,7 @@
 
 pub mod alive;
 pub mod boot;
+pub mod buttons;
 pub mod cgroup;
 pub mod clock;
 pub mod console;

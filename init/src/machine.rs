@@ -3,6 +3,7 @@
 
 use crate::{
     alive::Bounds,
+    buttons::Buttons,
     cgroup::{ROOT, Tree},
     console::{self, Level},
     crash, mount, power,
@@ -108,6 +109,7 @@ pub fn run() -> Result<Infallible, Error> {
         kept: kept(),
         alive: watched().then_some(BOUNDS),
         watchdog,
+        buttons: Buttons::of_machine(),
     })
     .map_err(Error::Supervise)?;
     let ending = supervisor.run().map_err(Error::Supervise)?;

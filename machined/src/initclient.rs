@@ -130,8 +130,21 @@ impl Init {
     /// Tells init that machined lives. Waits for nothing: where it cannot be sent now the
     /// next one will be.
     pub(crate) fn alive(&self) {
+        self.tell(request::Body::Alive(proto::Alive {}));
+    }
+
+    /// Tells init what is made of a key that was pressed at the machine: an end that takes at
+    /// most so long, or nothing.
+    pub(crate) fn answer_key(&self, within: Option<Duration>) {
+        let millis = within.map_or(0, |within| within.as_millis());
+        self.tell(request::Body::KeyAnswer(proto::KeyAnswer {
+            within_ms: u32::try_from(millis).unwrap_or(u32::MAX),
+        }));
+    }
+
+    /// Says something that needs no answer.
+    fn tell(&self, body: request::Body) {
         let (reply, _) = oneshot::channel();
-        let body = request::Body::Alive(proto::Alive {});
         // An error says that init is slow or gone: others see that as well.
         drop(self.asks.try_send(Ask { body, reply }));
     }

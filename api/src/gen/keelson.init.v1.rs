@@ -5,7 +5,7 @@ pub struct Request {
     /// Chosen by machined; the response carries it back.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7")]
     pub body: ::core::option::Option<request::Body>,
 }
 /// Nested message and enum types in `Request`.
@@ -22,6 +22,8 @@ pub mod request {
         Power(super::Power),
         #[prost(message, tag = "6")]
         Alive(super::Alive),
+        #[prost(message, tag = "7")]
+        KeyAnswer(super::KeyAnswer),
     }
 }
 /// Starts a service. Refused while one of that name runs.
@@ -164,6 +166,15 @@ pub mod power {
 /// not help the machine restarts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Alive {}
+/// What machined makes of a PowerKey: it ends the machine's run in order and asks for it with
+/// Power, or it has called that off.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyAnswer {
+    /// How long that may take at most; 0 if it was called off. init waits no longer, and not
+    /// longer than fifteen minutes.
+    #[prost(uint32, tag = "1")]
+    pub within_ms: u32,
+}
 /// What init sends.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Message {
@@ -290,9 +301,9 @@ pub struct Restarted {
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
 }
-/// A person asked at the machine itself (Ctrl-Alt-Del, the power button). machined
-/// answers with an orderly Power request; if it does not within five minutes, or is not
-/// there, init ends the machine's run by itself.
+/// A person asked at the machine itself (Ctrl-Alt-Del, the power button). machined says with
+/// KeyAnswer what it makes of it; if it says nothing within a minute, does not ask for Power
+/// in the time that it named, or is not there, init ends the machine's run by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PowerKey {
     #[prost(enumeration = "power::Action", tag = "1")]

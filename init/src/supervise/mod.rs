@@ -14,6 +14,7 @@ mod table;
 
 use crate::{
     alive::{self, Alive, Bounds},
+    buttons::Buttons,
     cgroup::Tree,
     clock::{self, Ms, now},
     console::{self, Level},
@@ -36,9 +37,11 @@ use table::Table;
 /// How many children are collected, or datagrams read, before others get their turn.
 const BATCH: usize = 512;
 
-/// How long machined may take over a key that was pressed at the machine. An orderly
-/// end drains and stops pods first.
-const POWER_KEY_PATIENCE: Ms = 5 * 60 * 1000;
+/// How long machined may take to say what it makes of a key that was pressed at the machine.
+const ANSWER_PATIENCE: Ms = 60_000;
+
+/// The longest that it may ask for then.
+const ENDING_PATIENCE: Ms = keelson_api::ENDING_PATIENCE.as_secs() * 1000;
 
 /// The longest datagram on a notify socket.
 const NOTIFY_LIMIT: usize = 4096;
@@ -53,7 +56,6 @@ pub enum Speakers {
 }
 
 /// Where everything is, and what is kept running.
-#[derive(Debug)]
 pub struct Setup {
     /// The tree of control groups.
     pub cgroups: Tree,
@@ -69,6 +71,8 @@ pub struct Setup {
     pub alive: Option<Bounds>,
     /// The machine's watchdog.
     pub watchdog: Guard,
+    /// The machine's power buttons.
+    pub buttons: Buttons,
 }
 
 /// Who wants the machine's run to end.
@@ -112,6 +116,7 @@ pub struct Supervisor {
     /// Whether machined answers, if anybody wants to know.
     alive: Option<Alive>,
     watchdog: Guard,
+    buttons: Buttons,
     /// More children may have ended than were collected in one turn.
     more: bool,
 }
@@ -151,6 +156,7 @@ impl Supervisor {
             ending: None,
             alive: setup.alive.map(|bounds| Alive::new(now(), bounds)),
             watchdog: setup.watchdog,
+            buttons: setup.buttons,
             more: true,
         })
     }
@@ -166,6 +172,7 @@ impl Supervisor {
             self.flush();
             self.wait()?;
             self.read_signals()?;
+            self.read_buttons();
             self.reap()?;
             self.hear();
             self.read_requests();
@@ -205,6 +212,11 @@ impl Supervisor {
                 .sockets()
                 .map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)),
         );
+        fds.extend(
+            self.buttons
+                .fds()
+                .map(|button| PollFd::from_borrowed_fd(button, PollFlags::IN)),
+        );
         let timeout = timeout.map(clock::timespec);
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -229,6 +241,12 @@ impl Supervisor {
         Ok(())
     }
 
+    fn read_buttons(&mut self) {
+        if self.buttons.read() {
+            self.key_pressed(pb::power::Action::PowerOff, "the power button");
+        }
+    }
+
     /// A person asked at the machine itself. machined ends things in order, if it can.
     fn key_pressed(&mut self, action: pb::power::Action, why: &str) {
         let ending = Ending {
@@ -245,7 +263,22 @@ impl Supervisor {
             action: action.into(),
         }));
         if self.power_key.is_none() {
-            self.power_key = Some((now() + POWER_KEY_PATIENCE, ending));
+            self.power_key = Some((now() + ANSWER_PATIENCE, ending));
+        }
+    }
+
+    /// What machined makes of the key: how long its end may take, or nothing.
+    fn key_answered(&mut self, within: Ms) {
+        match within {
+            0 if self.power_key.take().is_some() => {
+                console::say("what the key asked for was called off; the events say why")
+            }
+            0 => {}
+            _ => {
+                if let Some((until, _)) = &mut self.power_key {
+                    *until = now() + within.min(ENDING_PATIENCE);
+                }
+            }
         }
     }
 

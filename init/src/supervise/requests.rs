@@ -58,6 +58,10 @@ impl Supervisor {
                 }
                 Ok(None)
             }
+            Some(Body::KeyAnswer(answer)) => {
+                self.key_answered(answer.within_ms.into());
+                Ok(None)
+            }
             None => Err("a request that this init does not know".into()),
         };
         self.respond(request.id, result);

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const CASES: [(&str, fn()); 15] = [
+const CASES: [(&str, fn()); 16] = [
     (
         "an_end_is_told_and_remembered",
         an_end_is_told_and_remembered,
@@ -58,6 +58,10 @@ const CASES: [(&str, fn()); 15] = [
     (
         "a_key_press_goes_to_machined_or_is_obeyed",
         a_key_press_goes_to_machined_or_is_obeyed,
+    ),
+    (
+        "what_a_key_asks_for_is_done_in_the_time_that_machined_names_unless_it_calls_it_off",
+        what_a_key_asks_for_is_done_in_the_time_that_machined_names_unless_it_calls_it_off,
     ),
     ("power_ends_the_run", power_ends_the_run),
 ];
@@ -371,6 +375,26 @@ fn a_key_press_goes_to_machined_or_is_obeyed() {
     until("it tries to start machined", || log.exists().then_some(()));
     signal(alone.child.id(), Signal::SIGINT);
     assert_eq!(alone.ending(), "Reboot: Ctrl-Alt-Del");
+}
+
+fn what_a_key_asks_for_is_done_in_the_time_that_machined_names_unless_it_calls_it_off() {
+    let mut bench = Bench::new(5, 10);
+    let press = |bench: &mut Bench| {
+        signal(bench.child.id(), Signal::SIGINT);
+        bench.event(|event| match event {
+            Event::PowerKey(key) => Some(key.action()),
+            _ => None,
+        });
+    };
+    let answer = |within_ms| Ask::KeyAnswer(pb::KeyAnswer { within_ms });
+    press(&mut bench);
+    assert_eq!(bench.ask(answer(0)).error, "");
+    // No key waits any more, so this ends nothing.
+    assert_eq!(bench.ask(answer(1)).error, "");
+    assert_ne!(bench.process("machined").pid, 0, "the run goes on");
+    press(&mut bench);
+    assert_eq!(bench.ask(answer(1)).error, "");
+    assert_eq!(bench.ending(), "Reboot: Ctrl-Alt-Del");
 }
 
 fn power_ends_the_run() {

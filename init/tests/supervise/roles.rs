@@ -4,6 +4,7 @@
 use keelson_api::init as pb;
 use keelson_init::{
     alive::Bounds,
+    buttons::Buttons,
     cgroup::Tree,
     service::Backoff,
     supervise::{Setup, Speakers, Supervisor},
@@ -106,6 +107,7 @@ fn supervisor(dir: &Path, first: u64, most: usize, machined: &str) {
         kept: vec![(start, backoff)],
         alive: Some(BOUNDS),
         watchdog: Guard::none(),
+        buttons: Buttons::none(),
     })
     .unwrap();
     let ending = supervisor.run().unwrap();
