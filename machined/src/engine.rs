@@ -166,6 +166,7 @@ pub(crate) fn start(setup: Setup) -> anyhow::Result<Handle> {
         }
         engine.look_at_platform().await;
         let running = engine.start_tasks(nouns, wake);
+        engine.go_on_ending(&running);
         engine.run(inbox, running).await;
     });
     Ok(handle)
@@ -466,10 +467,7 @@ impl Engine {
                 }
                 Ok(()) = running.volumes.changed() => self.state_again(&mut running.volumes),
                 Ok(event) = init.recv() => if let InitEvent::PowerKey(action) = event {
-                    let action = if action == Action::PowerOff { Power::Off } else { Power::Reboot };
-                    let (reply, _) = oneshot::channel();
-                    let ending = End { action, ..End::default() };
-                    self.power(ending, "a person at the machine", reply, &running);
+                    self.key_pressed(action, &running);
                 },
                 _ = timer.tick() => self.certify(),
                 // From here and from nowhere else: were this loop stuck, nobody would say so.
@@ -528,6 +526,45 @@ impl Engine {
         Ok(())
     }
 
+    /// Ends the run for a person at the machine, and tells init whether it may count on that.
+    fn key_pressed(&mut self, action: Action, running: &Running) {
+        let action = match action {
+            Action::PowerOff => Power::Off,
+            Action::Reboot | Action::Unspecified => Power::Reboot,
+        };
+        let end = End {
+            action,
+            ..End::default()
+        };
+        let (reply, answer) = oneshot::channel();
+        self.init.answer_key(Some(power::LONGEST));
+        self.power(end, "a person at the machine", reply, running);
+        let init = self.init.clone();
+        tokio::spawn(async move {
+            if !matches!(answer.await, Ok(Ok(()))) {
+                init.answer_key(None);
+            }
+        });
+    }
+
+    /// Goes on with an end that a machined before this one had begun.
+    fn go_on_ending(&self, running: &Running) {
+        if let Some(unfinished) = power::Unfinished::find() {
+            self.ending.store(true, Ordering::Relaxed);
+            running.returning.abort();
+            tokio::spawn(power::go_on(self.ground_of_power(running), unfinished));
+        }
+    }
+
+    fn ground_of_power(&self, running: &Running) -> power::Ground {
+        power::Ground {
+            init: self.init.clone(),
+            orchestrator: running.orchestrator.clone(),
+            events: self.events.clone(),
+            resources: self.resources.clone(),
+        }
+    }
+
     fn power(&mut self, end: End, source: &str, reply: Reply<()>, running: &Running) {
         // In haste is another end than in order: the second word counts.
         if self.ending.swap(true, Ordering::Relaxed) && !end.force {
@@ -549,12 +586,7 @@ impl Engine {
         };
         self.events.say("power", plan.reason.as_str());
         let returning = running.returning.clone();
-        let ground = power::Ground {
-            init: self.init.clone(),
-            orchestrator: running.orchestrator.clone(),
-            events: self.events.clone(),
-            resources: self.resources.clone(),
-        };
+        let ground = self.ground_of_power(running);
         let ending = self.ending.clone();
         let (begun, answer) = oneshot::channel();
         tokio::spawn(power::down(ground, plan, begun));

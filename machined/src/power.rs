@@ -4,8 +4,10 @@
 //! `plan.rs`'s decision; what fails on the way is told, and the end goes on.
 
 mod plan;
+mod unfinished;
 
-pub(crate) use plan::Plan;
+pub(crate) use plan::{LONGEST, Plan};
+pub(crate) use unfinished::Unfinished;
 
 use crate::{
     cluster::{access, drain, node, pod::Pod},
@@ -58,6 +60,9 @@ const ANSWER: Duration = Duration::from_millis(300);
 /// What is left of a bound for what cannot be interrupted.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// How long a machined that was started again waits to see the orchestrator that runs.
+const SIGHT: Duration = Duration::from_secs(15);
+
 /// How many of the pods that are left are named.
 const NAMED: usize = 5;
 
@@ -104,6 +109,26 @@ pub(crate) async fn down(
     ending.run().await;
 }
 
+/// Goes on with what a machined before this one had begun.
+pub(crate) async fn go_on(ground: Ground, unfinished: Unfinished) {
+    ground
+        .events
+        .say(SUBJECT, format!("goes on: {}", unfinished.plan().reason));
+    if !unfinished.stopped {
+        let mut status = ground.orchestrator.status();
+        // Where none is seen there is none to empty.
+        drop(timeout(SIGHT, status.wait_for(|status| status.pid != 0)).await);
+    }
+    let mut ending = Ending::new(ground, unfinished.plan());
+    ending.stopped = unfinished.stopped;
+    if ending.stopped {
+        ending
+            .phases
+            .retain(|phase| !matches!(phase, Phase::Snapshot | Phase::Drain | Phase::Pods));
+    }
+    ending.run().await;
+}
+
 /// An end that is under way.
 struct Ending {
     ground: Ground,
@@ -114,6 +139,8 @@ struct Ending {
     done: Vec<Result<String, String>>,
     /// What the API server said of the pods.
     pods: Vec<Pod>,
+    /// The orchestrator was told to stop.
+    stopped: bool,
 }
 
 impl Ending {
@@ -136,34 +163,43 @@ impl Ending {
             member,
             done: Vec::new(),
             pods: Vec::new(),
+            stopped: false,
         }
     }
 
     /// What may still call it off.
     async fn before(&mut self) -> Result<(), SnapshotError> {
-        let (Some(payload), Some(version)) =
-            (self.ground.orchestrator.payload(), &self.plan.snapshot_for)
-        else {
-            return Ok(());
-        };
-        if self.phases.contains(&Phase::Copy) {
-            let payload = payload.clone();
+        if self.phases.contains(&Phase::Copy)
+            && let Some(payload) = self.ground.orchestrator.payload().cloned()
+        {
             snapshot::blocking(move || Snapshots::new().room(&payload)).await?;
         }
         if self.phases.first() == Some(&Phase::Snapshot) {
             self.publish();
-            let snapshots = Snapshots::new();
-            let taken = snapshots.of_running(&self.ground.init, payload, version);
-            let text = kept(&taken.await?);
+            let text = self.snapshot().await?;
             self.ended(Ok(text));
         }
         Ok(())
+    }
+
+    /// Has the running orchestrator write a snapshot.
+    async fn snapshot(&self) -> Result<String, SnapshotError> {
+        let (Some(payload), Some(version)) =
+            (self.ground.orchestrator.payload(), &self.plan.snapshot_for)
+        else {
+            return Ok(String::new());
+        };
+        let snapshots = Snapshots::new();
+        let taken = snapshots.of_running(&self.ground.init, payload, version);
+        Ok(kept(&taken.await?))
     }
 
     /// Every phase that is left, and the word to init.
     async fn run(mut self) {
         while let Some(&phase) = self.phases.get(self.done.len()) {
             self.publish();
+            self.stopped |= phase == Phase::Orchestrator;
+            self.write_down();
             let bound = phase.bound(self.plan.force);
             let outcome = match timeout(bound, self.take(phase)).await {
                 Ok(outcome) => outcome,
@@ -189,8 +225,7 @@ impl Ending {
 
     async fn take(&mut self, phase: Phase) -> Result<String, String> {
         match phase {
-            // Taken before there was no way back.
-            Phase::Snapshot => Ok(String::new()),
+            Phase::Snapshot => self.snapshot().await.map_err(|error| error.to_string()),
             Phase::Drain => self.drain().await,
             Phase::Pods => self.stop_pods().await,
             Phase::Orchestrator => {
@@ -273,6 +308,17 @@ impl Ending {
             self.ground.events.say(SUBJECT, text);
         }
         self.done.push(outcome);
+    }
+
+    /// Leaves word for a machined that comes after this one, in this boot.
+    fn write_down(&self) {
+        let phases = self.phases.iter().zip(&self.done);
+        let kept = phases
+            .filter(|(phase, _)| matches!(phase, Phase::Snapshot | Phase::Copy))
+            .any(|(_, outcome)| outcome.is_ok());
+        let mut plan = self.plan.clone();
+        plan.snapshot_for = plan.snapshot_for.filter(|_| !kept);
+        Unfinished::new(&plan, self.stopped).write(Path::new(unfinished::FILE));
     }
 
     fn publish(&self) {
