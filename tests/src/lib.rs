@@ -20,5 +20,5 @@ pub use console::Console;
 pub use image::{Flavor, Image, image_builder};
 pub use node::Node;
 pub use osctl::{Osctl, Output};
-pub use release::{Release, development_key};
+pub use release::{Release, development_key, signed_again};
 pub use vm::{BOOT, Guest, NETWORK, Vm, is_slow, overlay};

@@ -3,9 +3,11 @@
 
 use crate::{Image, image::target, image_builder};
 use anyhow::{Context, Result, ensure};
+use keelson_disk::bundle::{self, Head, Manifest, SigningKey};
 use serde_json::Value;
 use std::{
-    fs,
+    fs::{self, File},
+    io::{BufReader, Read as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -160,6 +162,27 @@ impl Release {
         }
         run(&mut bundle)
     }
+}
+
+/// A bundle again with something else in its manifest, signed with this key.
+pub fn signed_again(
+    bundle: &Path,
+    key: &Path,
+    change: impl FnOnce(&mut Manifest),
+    to: &Path,
+) -> Result<()> {
+    let mut bundle = BufReader::new(File::open(bundle)?);
+    let mut manifest = Head::read(&mut bundle)?.manifest()?;
+    let uki = manifest.uki.bytes;
+    change(&mut manifest);
+    let key = SigningKey::from_pem(&fs::read_to_string(key)?)?;
+    let mut parts = [Vec::new(), Vec::new()];
+    bundle.by_ref().take(uki).read_to_end(&mut parts[0])?;
+    bundle.read_to_end(&mut parts[1])?;
+    let [uki, image] = &parts;
+    let mut file = File::create(to)?;
+    bundle::write(&manifest, &[key], &mut &uki[..], &mut &image[..], &mut file)?;
+    Ok(())
 }
 
 fn text_of(tree: &Value, key: &str) -> Result<String> {

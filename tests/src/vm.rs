@@ -289,7 +289,22 @@ impl Vm {
 
     /// Resets the machine as its button would.
     pub fn reset(&self) -> Result<()> {
-        self.monitor("system_reset")
+        self.monitor(r#"{"execute": "system_reset"}"#)
+    }
+
+    /// Presses its power button.
+    pub fn press_power_button(&self) -> Result<()> {
+        self.monitor(r#"{"execute": "system_powerdown"}"#)
+    }
+
+    /// Presses Ctrl-Alt-Del on its keyboard.
+    pub fn press_ctrl_alt_del(&self) -> Result<()> {
+        let keys = ["ctrl", "alt", "delete"]
+            .map(|key| format!(r#"{{"type": "qcode", "data": "{key}"}}"#))
+            .join(", ");
+        self.monitor(&format!(
+            r#"{{"execute": "send-key", "arguments": {{"keys": [{keys}]}}}}"#
+        ))
     }
 
     /// Lets the guest run on after this program ends.
@@ -300,13 +315,13 @@ impl Vm {
     fn monitor(&self, command: &str) -> Result<()> {
         let mut socket = UnixStream::connect(self.folder.path().join("qmp"))?;
         let mut lines = BufReader::new(socket.try_clone()?).lines();
-        for execute in ["qmp_capabilities", command] {
-            writeln!(socket, "{{\"execute\":\"{execute}\"}}")?;
+        for command in [r#"{"execute": "qmp_capabilities"}"#, command] {
+            writeln!(socket, "{command}")?;
             loop {
                 let line = lines.next().context("QEMU closed its monitor")??;
                 ensure!(
                     !line.contains("\"error\""),
-                    "QEMU refused {execute}: {line}"
+                    "QEMU refused {command}: {line}"
                 );
                 if line.contains("\"return\"") {
                     break;

@@ -24,7 +24,7 @@ pub fn record(folder: &Path, work: impl FnOnce(&Node) -> Result<()>) -> Result<(
     let osctl = Osctl::at(&folder.join(PERSON))?;
     let mut node = Node { vm, osctl };
     Recording::mark(folder, "boot")?;
-    work(&node)?;
+    work(&node).with_context(|| format!("the console's end:\n{}", node.vm.console().tail(25)))?;
     Recording::mark(folder, "shutdown")?;
     node.osctl.ok(["shutdown"])?;
     node.vm.wait_for_exit(BOOT)?;

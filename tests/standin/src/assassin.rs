@@ -2,7 +2,7 @@
 //! can: to show that nobody else notices.
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{SigSet, Signal, kill},
     unistd::Pid,
 };
 use std::{collections::BTreeMap, fs, thread, time::Duration};
@@ -32,6 +32,15 @@ pub(crate) fn kill_ten_times() {
         }
     }
     println!("killed all");
+}
+
+/// Waits for one of these signals, kills machined, and ends some time later.
+pub(crate) fn kill_machined_after(signals: SigSet) {
+    let told = signals.wait();
+    let killed = find("machined").map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
+    println!("told to end by {told:?}, killed machined: {killed:?}");
+    thread::sleep(Duration::from_secs(3));
+    std::process::exit(0);
 }
 
 /// The process of this name.

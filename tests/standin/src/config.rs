@@ -34,6 +34,10 @@ pub(crate) enum Behaviour {
     Panic,
     /// Tries to change what must not change and to make many orphans, and says what came of it.
     Probe,
+    /// Leaves next to nothing free on its volume.
+    FillDisk,
+    /// When it is told to end, kills machined first.
+    KillMachinedAtTheEnd,
     /// Does nothing, and says once how much memory the idle machine uses.
     Idle,
 }

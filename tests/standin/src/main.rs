@@ -12,11 +12,13 @@ mod assassin;
 mod config;
 mod hang;
 mod idle;
+mod memory;
 mod probe;
 mod serve;
 
 use anyhow::{Context, Result, bail};
 use config::{Behaviour, Config};
+use nix::sys::signal::{SigSet, Signal};
 use std::{
     fs,
     io::Write as _,
@@ -56,10 +58,14 @@ fn main() -> Result<()> {
         if server { "server" } else { "agent" },
         process::id()
     );
-    if config.behaviour == Behaviour::IgnoreTerm {
-        let mut set = nix::sys::signal::SigSet::empty();
-        set.add(nix::sys::signal::Signal::SIGTERM);
-        set.thread_block()?;
+    let mut term = SigSet::empty();
+    term.add(Signal::SIGTERM);
+    if matches!(
+        config.behaviour,
+        Behaviour::IgnoreTerm | Behaviour::KillMachinedAtTheEnd
+    ) {
+        // Before there are threads: they inherit it.
+        term.thread_block()?;
     }
     match config.behaviour {
         Behaviour::Crash => bail!("told to crash"),
@@ -74,6 +80,10 @@ fn main() -> Result<()> {
         }
         Behaviour::Probe => drop(thread::spawn(probe::run)),
         Behaviour::Idle => drop(thread::spawn(idle::report)),
+        Behaviour::FillDisk => memory::fill(&config.data_dir)?,
+        Behaviour::KillMachinedAtTheEnd => {
+            drop(thread::spawn(move || assassin::kill_machined_after(term)))
+        }
         _ => {}
     }
     live(config.behaviour)
@@ -85,6 +95,7 @@ fn get_ready(config: &Config, server: bool) -> Result<()> {
     if server {
         let tls = serve::certificates(&config.data_dir.join("server/tls"))?;
         write_private(Path::new(KUBECONFIG), &serve::kubeconfig(&tls))?;
+        memory::open(&config.data_dir)?;
         serve::control_plane(tls)?;
     }
     notify("READY=1")?;

@@ -17,6 +17,9 @@ use std::{
     time::Duration,
 };
 
+/// The nodes of its cluster, which has one.
+const NODES: &str = r#"{"kind": "NodeList", "items": [{"metadata": {"name": "node-1"}}]}"#;
+
 /// Certificates and keys, PEM but for the server's own.
 pub(crate) struct Tls {
     /// The CA.
@@ -104,6 +107,7 @@ pub(crate) fn control_plane(tls: Tls) -> Result<()> {
             "/ping" => Some("pong".to_owned()),
             "/cacerts" => Some(ca.to_string()),
             "/readyz" | "/livez" => Some("ok".to_owned()),
+            _ if path.starts_with("/api/v1/nodes?") => Some(NODES.to_owned()),
             _ => None,
         })?;
         stream.conn.send_close_notify();

@@ -1,6 +1,5 @@
 //! A node without a config: what it allows, what it refuses, and that a bad
 //! config changes nothing.
-#![allow(missing_docs)]
 
 use anyhow::Result;
 use keelson_api::v1::{

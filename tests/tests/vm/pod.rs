@@ -1,6 +1,5 @@
 //! Real Kubernetes runs a pod on the node, the pod answers, and a reboot ends it in
 //! order: its hook runs, its volume is whole, and it is there again afterwards.
-#![allow(missing_docs)]
 
 use anyhow::{Result, ensure};
 use keelson_tests::{BOOT, Flavor, Guest, Image, Kubectl, NETWORK, Osctl, Vm, fetch};

@@ -1,8 +1,7 @@
 //! The daemons may die at any time: the orchestrator does not notice.
-#![allow(missing_docs)]
 
-use anyhow::{Context, Result};
-use keelson_tests::Node;
+use anyhow::{Context, Result, ensure};
+use keelson_tests::{BOOT, Node};
 use std::time::Duration;
 
 #[test]
@@ -88,5 +87,22 @@ fn an_orchestrator_that_crashes_is_started_again_and_its_reason_told() -> Result
         orchestrator.contains("exit") || orchestrator.contains("code 1"),
         "{orchestrator}"
     );
+    Ok(())
+}
+
+#[test]
+fn a_machined_that_dies_while_the_machine_goes_down_is_followed_by_one_that_goes_on() -> Result<()>
+{
+    let node = Node::configured("ending", "kill-machined-at-the-end")?;
+    node.osctl.ok(["health", "--timeout", "4m"])?;
+    let position = node.vm.console().position();
+    // It may not see the end of it: who tells it dies.
+    node.osctl.run(["reboot"])?;
+    let console = node.vm.console();
+    console.wait_after(position, "rebooting: reboot, asked for by", BOOT)?;
+    console.wait_after(position, "EFI stub", BOOT)?;
+    node.wait_for_answer(BOOT)?;
+    let log = node.wait_for_log("standin", "killed machined", BOOT)?;
+    ensure!(log.contains("killed machined: Some(Ok(()))"), "{log}");
     Ok(())
 }

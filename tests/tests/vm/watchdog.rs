@@ -1,6 +1,5 @@
 //! What hangs is noticed: machined is replaced, and a machine that hangs as a whole comes
 //! back by itself and tells why.
-#![allow(missing_docs)]
 
 use anyhow::Result;
 use keelson_tests::{BOOT, Node};

@@ -1,5 +1,4 @@
 //! A cut of power at any moment of an upgrade leaves a disk that boots. `cargo xtask torture` tries many more.
-#![allow(missing_docs)]
 
 use anyhow::{Result, ensure};
 use keelson_tests::{

@@ -1,5 +1,4 @@
 //! Who is let in, and who is not.
-#![allow(missing_docs)]
 
 use anyhow::Result;
 use keelson_api::v1::{VersionRequest, machine_service_client::MachineServiceClient};

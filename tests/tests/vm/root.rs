@@ -1,5 +1,4 @@
 //! What is in the image, and that a changed one never runs.
-#![allow(missing_docs)]
 
 use anyhow::{Context, Result, ensure};
 use keelson_tests::{BOOT, Flavor, Guest, Image, image_builder};

@@ -1,5 +1,4 @@
 //! A config is applied through the API and is still there after a reboot.
-#![allow(missing_docs)]
 
 use anyhow::Result;
 use keelson_tests::{BOOT, Node};
@@ -42,8 +41,10 @@ fn a_config_is_applied_and_survives_a_reboot() -> Result<()> {
     assert!(config.contains("node-1"), "it counts already: {config}");
 
     let position = node.vm.console().position();
-    node.osctl.ok(["reboot"])?;
-    node.vm.console().wait_after(position, "EFI stub", BOOT)?;
+    node.vm.press_ctrl_alt_del()?;
+    let console = node.vm.console();
+    console.wait_after(position, "Ctrl-Alt-Del: rebooting", BOOT)?;
+    console.wait_after(position, "EFI stub", BOOT)?;
     node.osctl.ok(["health", "--timeout", "6m"])?;
     let config = node.osctl.ok(["get", "config"])?;
     assert!(config.contains("node-2"), "{config}");
@@ -54,8 +55,12 @@ fn a_config_is_applied_and_survives_a_reboot() -> Result<()> {
         "secrets are starred out: {config}"
     );
 
-    node.osctl.ok(["shutdown"])?;
-    node.vm.wait_for_exit(BOOT)
+    let position = node.vm.console().position();
+    node.vm.press_power_button()?;
+    node.vm.wait_for_exit(BOOT)?;
+    let reason = "power off, asked for by a person at the machine";
+    node.vm.console().wait_after(position, reason, BOOT)?;
+    Ok(())
 }
 
 /// A change that is kept, and one that cuts the machine off and undoes itself.

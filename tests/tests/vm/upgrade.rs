@@ -1,9 +1,11 @@
 //! Upgrades: what may not run is refused, what runs well is kept, and from whatever does
 //! not the machine comes back by itself.
-#![allow(missing_docs)]
 
 use anyhow::{Context, Result, ensure};
-use keelson_tests::{Flavor, Image, Node, Release, development_key, image_builder};
+use keelson_disk::bundle::Manifest;
+use keelson_tests::{
+    BOOT, Flavor, Image, Node, Release, development_key, image_builder, signed_again,
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -45,6 +47,16 @@ fn what_may_not_run_is_refused_and_a_good_release_is_kept() -> Result<()> {
         .bundle(&development_key(), &same)?;
     let older = folder.path().join("older.bundle");
     Release::of(&image, "0.0.9")?.bundle(&development_key(), &older)?;
+    let forged = |name: &str, change: fn(&mut Manifest)| -> Result<PathBuf> {
+        let path = folder.path().join(name);
+        signed_again(&good, &development_key(), change, &path)?;
+        Ok(path)
+    };
+    let foreign_arch = forged("arch", |manifest| manifest.arch = "arm64".into())?;
+    let metal = forged("variant", |manifest| manifest.variant = "metal".into())?;
+    let oversize = forged("oversize", |manifest| {
+        manifest.image.unpacked_bytes = 3 << 30;
+    })?;
     for (what, bundle, why) in [
         ("its manifest", spoilt("manifest", 40)?, ""),
         ("its UKI", spoilt("uki", 1 << 20)?, "UKI"),
@@ -53,6 +65,9 @@ fn what_may_not_run_is_refused_and_a_good_release_is_kept() -> Result<()> {
         ("a key that is not trusted", foreign, "trust"),
         ("another build of what runs", same, "another build"),
         ("older than what runs", older.clone(), "older"),
+        ("another architecture", foreign_arch, "is for arm64"),
+        ("another variant", metal, "the variant metal"),
+        ("larger than a slot", oversize, "a slot of this machine has"),
     ] {
         let output = upgrade(&node, &bundle)?;
         ensure!(output.code != 0, "{what}: it was taken");
@@ -70,10 +85,78 @@ fn what_may_not_run_is_refused_and_a_good_release_is_kept() -> Result<()> {
     let output = upgrade(&node, &older)?;
     ensure!(output.stderr.contains("floor"), "{}", output.stderr);
 
-    node.osctl.ok(["rollback"])?;
+    // What this release was told, the one before has never read; nor has its cluster.
+    node.osctl
+        .ok(["patch", "-p", "machine: {hostname: node-2}"])?;
+    node.osctl.ok(["rollback", "--restore-snapshot"])?;
     wait_for_version(&node, env!("CARGO_PKG_VERSION"))?;
     let told = node.osctl.ok(["get", "upgrade"])?;
     ensure!(told.contains("rolled back"), "{told}");
+    let config = node.osctl.ok(["get", "config"])?;
+    ensure!(config.contains("node-1"), "{config}");
+    // Started once before the upgrade, and twice after it.
+    node.wait_for_log("standin", "remembers 3 starts", BOOT)?;
+    let log = node.wait_for_log("standin", "again as it was", BOOT)?;
+    let last = log.lines().rfind(|line| line.contains("remembers"));
+    ensure!(last == Some("standin remembers 1 starts"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn an_upgrade_whose_datastore_cannot_be_kept_is_called_off() -> Result<()> {
+    let node = Node::configured_with("full", "fill-disk", GATE)?;
+    let folder = tempfile::tempdir()?;
+    let bundle = folder.path().join("bundle");
+    let image = Image::find(Flavor::Standin)?;
+    Release::of(&image, "0.2.0")?.bundle(&development_key(), &bundle)?;
+    node.wait_for_log("standin", "has filled the volume", BOOT)?;
+    let output = upgrade(&node, &bundle)?;
+    ensure!(output.code != 0, "{output:?}");
+    ensure!(output.stderr.contains("room"), "{}", output.stderr);
+    node.osctl.ok(["reboot", "--wait"])?;
+    ensure!(version(&node)? == env!("CARGO_PKG_VERSION"));
+    Ok(())
+}
+
+#[test]
+fn a_release_whose_init_hangs_is_given_up() -> Result<()> {
+    let node = Node::configured_with("hang", "good", GATE)?;
+    let image = Image::find(Flavor::Standin)?;
+    let folder = tempfile::tempdir()?;
+    let bundle = folder.path().join("bundle");
+    let standin = image
+        .dir()
+        .join("trees/root/usr/lib/orchestrator/bin/standin");
+    Release::of(&image, "0.2.0")?
+        .program("usr/bin/init", &standin)?
+        .file("usr/lib/keelson/standin-init", b"hang", 0o644)?
+        .bundle(&development_key(), &bundle)?;
+    node.osctl.ok(["health", "--timeout", "5m"])?;
+    let output = upgrade(&node, &bundle)?;
+    ensure!(output.code == 1, "{output:?}");
+    ensure!(version(&node)? == env!("CARGO_PKG_VERSION"));
+    ensure!(output.stderr.contains("watchdog"), "{}", output.stderr);
+    Ok(())
+}
+
+#[test]
+fn an_agent_whose_server_is_away_keeps_its_release() -> Result<()> {
+    let alone = "\
+machine:
+  role: agent
+  healthGate: {deadline: 10m, stable: 5s}
+orchestrator:
+  server: https://10.0.2.99:6443
+";
+    let node = Node::configured_with("alone", "never-ready", alone)?;
+    let image = Image::find(Flavor::Standin)?;
+    let folder = tempfile::tempdir()?;
+    let bundle = folder.path().join("bundle");
+    Release::of(&image, "0.2.0")?.bundle(&development_key(), &bundle)?;
+    let output = upgrade(&node, &bundle)?;
+    ensure!(output.code == 0, "{output:?}");
+    node.osctl.ok(["reboot", "--wait"])?;
+    ensure!(version(&node)? == "0.2.0");
     Ok(())
 }
 
