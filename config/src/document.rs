@@ -44,8 +44,62 @@ object! {
         proxy: ProxySection = "proxy", takes(Takes::OrchestratorRestart);
         /// The environment of the orchestrator. Its values are not shown.
         env: Entries<Secret> = "env", example("{CONTAINERD_LOG_LEVEL: debug}"), takes(Takes::OrchestratorRestart);
+        /// Where the orchestrator has its container images from.
+        registries: RegistriesSection = "registries", takes(Takes::OrchestratorRestart);
+        /// Files for the orchestrator's parts, below `/etc/rancher/k3s`, `/var/lib/rancher/k3s/agent/etc` or `/var/lib/rancher/k3s/agent/pod-manifests`. One that is removed here is deleted.
+        files: List<FileSection> = "files", takes(Takes::OrchestratorRestart);
         /// When a release that is new on it is taken for good.
         health_gate: HealthGateSection = "healthGate";
+    }
+}
+
+object! {
+    /// Where container images come from.
+    RegistriesSection {
+        /// What is asked in place of a registry.
+        mirrors: List<MirrorSection> = "mirrors";
+        /// How registries and mirrors are spoken to.
+        hosts: List<RegistryHostSection> = "hosts";
+    }
+}
+
+object! {
+    /// What is asked in place of a registry.
+    MirrorSection by "registry" {
+        /// The registry, as the names of images say it; `*` is every one.
+        registry: String = "registry", required, example("docker.io");
+        /// The URLs that are asked, in this order, and the registry itself when all fail.
+        endpoints: List<String> = "endpoints", required, example("[https://mirror.example.com]");
+    }
+}
+
+object! {
+    /// How a registry or a mirror is spoken to.
+    RegistryHostSection by "host" {
+        /// Its name or address, with the port if the URL has one.
+        host: String = "host", required, example("mirror.example.com:5000");
+        /// Who asks. Default: nobody, it is asked without a password.
+        username: String = "username", example("puller");
+        /// The password that goes with it.
+        password: Secret = "password";
+        /// The CAs that its certificate may chain to, PEM. Default: those of the image and `machine.trustedCAs`.
+        ca: String = "ca";
+        /// The certificate that is shown to it, PEM. Default: none.
+        cert: String = "cert";
+        /// The key of that certificate, PKCS#8 PEM.
+        key: Secret = "key";
+        /// Does not look at its certificate: whoever is in between can hand out any image. Default: false.
+        insecure: bool = "insecure";
+    }
+}
+
+object! {
+    /// One file. Only root can read it.
+    FileSection by "path" {
+        /// Where it is.
+        path: String = "path", required, example("/etc/rancher/k3s/audit.yaml");
+        /// What is in it; it is not shown.
+        content: Secret = "content", required;
     }
 }
 
@@ -197,8 +251,68 @@ object! {
         sans: List<String> = "sans", example("[k8s.example.com]");
         /// Arguments of the kubelet, without their dashes.
         kubelet_args: Entries<TextOrNumber> = "kubeletArgs", example("{max-pods: 200}");
+        /// The database that servers keep the cluster in, where it is not their own. Default: their own etcd.
+        datastore: DatastoreSection = "datastore";
+        /// How the cluster's memory is copied.
+        snapshots: SnapshotsSection = "snapshots";
+        /// What is deployed into the cluster. What is removed here stays in the cluster until somebody deletes it there.
+        manifests: List<ManifestSection> = "manifests";
         /// Any other key of the orchestrator's own config.
         settings: Entries<Any> = "settings", example("{debug: true, disable-helm-controller: true}");
+    }
+}
+
+object! {
+    /// A database outside of the cluster.
+    DatastoreSection {
+        /// Its URL. It may hold a password, so it is not shown.
+        endpoint: Secret = "endpoint", required, example("postgres://k3s:password@db.example.com:5432/k3s");
+        /// The CAs that its certificate may chain to, PEM. Default: those of the image.
+        ca: String = "ca";
+        /// The certificate that is shown to it, PEM. Default: none.
+        cert: String = "cert";
+        /// The key of that certificate, PKCS#8 PEM.
+        key: Secret = "key";
+    }
+}
+
+object! {
+    /// Copies of etcd.
+    SnapshotsSection {
+        /// When, as cron says it; `never` takes none. Default: `0 */12 * * *`.
+        schedule: String = "schedule", example("0 */6 * * *");
+        /// How many are kept. Default: 5.
+        keep: u32 = "keep", example("10");
+        /// Copies them to a bucket as well. Default: they stay on the machine.
+        s3: S3Section = "s3";
+    }
+}
+
+object! {
+    /// A bucket that speaks S3.
+    S3Section {
+        /// Its name.
+        bucket: String = "bucket", required, example("snapshots");
+        /// Who keeps it: a host, with a port if need be. Default: s3.amazonaws.com.
+        endpoint: String = "endpoint", example("s3.example.com");
+        /// Where it is. Default: us-east-1.
+        region: String = "region", example("eu-central-1");
+        /// The folder in it. Default: none.
+        folder: String = "folder", example("shop-7");
+        /// Who asks. Default: the role of the machine, where its cloud gives it one.
+        access_key: Secret = "accessKey";
+        /// The secret that goes with it.
+        secret_key: Secret = "secretKey";
+    }
+}
+
+object! {
+    /// Something to deploy.
+    ManifestSection by "name" {
+        /// What it is called here.
+        name: String = "name", required, example("storage-class");
+        /// Kubernetes objects as YAML; they are not shown, since they may be secrets.
+        content: Secret = "content", required;
     }
 }
 

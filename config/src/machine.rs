@@ -29,6 +29,10 @@ pub struct Machine {
     pub egress: Egress,
     /// The environment of the orchestrator.
     pub env: BTreeMap<String, Secret>,
+    /// Where container images come from.
+    pub registries: Registries,
+    /// Files for the orchestrator's parts, by their absolute path.
+    pub files: BTreeMap<String, Secret>,
     /// Links, resolvers.
     pub network: Network,
     /// What runs on the machine; `None` where the role is [`Role::None`].
@@ -91,7 +95,7 @@ pub struct Api {
 }
 
 /// A certificate and its key.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
     /// PEM.
     pub cert: String,
@@ -114,6 +118,35 @@ pub struct Egress {
     pub https_proxy: Option<Secret>,
     /// Hosts, domains and networks that need no proxy.
     pub no_proxy: Vec<String>,
+}
+
+/// Where container images come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registries {
+    /// By the registry's name, or `*`: the URLs that are asked in its place, in order.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// How a host, with its port if it has one, is spoken to.
+    pub hosts: BTreeMap<String, RegistryHost>,
+}
+
+/// How a registry or a mirror is spoken to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RegistryHost {
+    /// The name and the password that are given to it.
+    pub login: Option<(String, Secret)>,
+    /// How its connection is trusted.
+    pub tls: TlsFiles,
+    /// Its certificate is not looked at.
+    pub insecure: bool,
+}
+
+/// The certificates of a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The CAs that the other side's certificate may chain to, PEM.
+    pub ca: Option<String>,
+    /// What is shown to the other side.
+    pub own: Option<Issuer>,
 }
 
 /// Links and resolvers.
@@ -188,8 +221,21 @@ pub struct Orchestrator {
     pub token: Secret,
     /// The server to join, for example `https://10.0.0.1:6443`. Always there for an agent.
     pub server: Option<String>,
+    /// The database that servers keep the cluster in; `None` for their own.
+    pub datastore: Option<Datastore>,
+    /// What is deployed into the cluster: YAML, by its name here.
+    pub manifests: BTreeMap<String, Secret>,
     /// Keys of the orchestrator's own config, passed through as written. Never one that the OS sets.
     pub settings: BTreeMap<String, serde_json::Value>,
+}
+
+/// A database outside of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datastore {
+    /// Its URL.
+    pub endpoint: Secret,
+    /// How its connection is trusted.
+    pub tls: TlsFiles,
 }
 
 impl Machine {
@@ -207,6 +253,8 @@ impl Machine {
             health_gate: HealthGate::default(),
             egress: Egress::default(),
             env: BTreeMap::new(),
+            registries: Registries::default(),
+            files: BTreeMap::new(),
             network: Network {
                 links: vec![Link::any_dhcp()],
                 ..Network::default()
@@ -262,6 +310,8 @@ impl fmt::Debug for Orchestrator {
             name,
             token,
             server,
+            datastore,
+            manifests,
             settings,
         } = self;
         let shown = |(key, value): (&String, &serde_json::Value)| {
@@ -276,6 +326,8 @@ impl fmt::Debug for Orchestrator {
             .field("name", name)
             .field("token", token)
             .field("server", server)
+            .field("datastore", datastore)
+            .field("manifests", manifests)
             .field("settings", &settings)
             .finish()
     }

@@ -74,7 +74,7 @@ pub(crate) fn masks(text: &str, tree: &Tree<'_>, root: &'static Shape) -> Vec<Ma
             Value::Scalar { text: value, style } => {
                 let plain =
                     *style == Style::Plain && matches!(&**value, "true" | "false" | "null" | "~");
-                if (secret && !plain) || value.contains("PRIVATE KEY-----") {
+                if (secret && !plain) || value.contains("PRIVATE KEY-----") || has_login(value) {
                     mask_scalar(text, &node.range, *style, &mut masks);
                 }
             }
@@ -90,6 +90,13 @@ pub(crate) fn masks(text: &str, tree: &Tree<'_>, root: &'static Shape) -> Vec<Ma
         }));
     }
     masks
+}
+
+/// Whether a text is a URL with a password in it.
+fn has_login(text: &str) -> bool {
+    text.split_once("://")
+        .and_then(|(_, rest)| rest.split('/').next()?.rsplit_once('@'))
+        .is_some_and(|(login, _)| login.contains(':'))
 }
 
 /// What the value of a key should be, and whether it is secret.

@@ -21,6 +21,10 @@ pub const OWNED_SETTINGS: &[(&str, &str)] = &[
         "data-dir",
         "its data is kept in /var/lib/rancher/k3s, which is on the DATA partition",
     ),
+    ("datastore-cafile", "set orchestrator.datastore.ca"),
+    ("datastore-certfile", "set orchestrator.datastore.cert"),
+    ("datastore-endpoint", "set orchestrator.datastore.endpoint"),
+    ("datastore-keyfile", "set orchestrator.datastore.key"),
     (
         "docker",
         "the image has one container runtime, the orchestrator's own",
@@ -37,6 +41,7 @@ pub const OWNED_SETTINGS: &[(&str, &str)] = &[
         "prefer-bundled-bin",
         "the image brings its own tools, the bundled ones need a shell",
     ),
+    ("private-registry", "set machine.registries"),
     ("rootless", "the orchestrator runs as root"),
     ("server", "set orchestrator.server"),
     ("token", "set orchestrator.token"),

@@ -3,12 +3,13 @@
 //! on a value that was already refused is left alone.
 
 mod egress;
+mod images;
 mod network;
 mod orchestrator;
 mod together;
 
 use crate::{
-    Api, HealthGate, Hostname, Issuer, Machine, Role, Secret, SysctlKey, Time,
+    Api, HealthGate, Hostname, Issuer, Machine, Role, Secret, SysctlKey, Time, TlsFiles,
     document::{ApiSection, Document, HealthGateSection, MachineSection, RoleWord, TimeSection},
     read::{Given, Located, Reader},
     tree::{NodeId, quote},
@@ -81,6 +82,8 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         trusted_cas,
         proxy,
         env,
+        registries,
+        files,
         role: _,
     } = &section?.value;
     let hostname = match hostname {
@@ -101,6 +104,8 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
     let health_gate = self::health_gate(reader, health_gate);
     let egress = egress::egress(reader, trusted_cas, proxy);
     let env = egress::env(reader, env);
+    let registries = images::registries(reader, registries);
+    let files = images::files(reader, files);
     let machine = Machine {
         hostname: hostname.flatten(),
         role: role?,
@@ -110,6 +115,8 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         health_gate,
         egress,
         env,
+        registries,
+        files,
         network: network?,
         orchestrator: orchestrator?,
     };
@@ -272,6 +279,37 @@ fn api(reader: &mut Reader<'_>, api: &ApiSection) -> Option<Api> {
         issuer: issuer?,
         sans,
     })
+}
+
+/// The certificates of a connection: its CAs, and what is shown to the other side, which is a
+/// certificate and its key or neither.
+fn tls(
+    reader: &mut Reader<'_>,
+    around: NodeId,
+    ca: &Given<String>,
+    cert: &Given<String>,
+    key: &Given<Secret>,
+) -> TlsFiles {
+    for (has, lacks, missing) in [
+        (cert.is().is_some(), key.is_absent(), "key"),
+        (key.is().is_some(), cert.is_absent(), "cert"),
+    ] {
+        if has && lacks {
+            reader.missing(around, missing, "a certificate and its key go together", "");
+        }
+    }
+    let ca = certificate(reader, ca, Pem::Certificates);
+    let cert = certificate(reader, cert, Pem::Certificates);
+    let key = key.is().and_then(|key| {
+        checked(reader, key, |key: &Secret| {
+            value::pem(key.reveal(), Pem::PrivateKey)
+        })?;
+        Some(key.value.clone())
+    });
+    TlsFiles {
+        ca,
+        own: cert.zip(key).map(|(cert, key)| Issuer { cert, key }),
+    }
 }
 
 fn certificate(reader: &mut Reader<'_>, written: &Given<String>, want: Pem) -> Option<String> {

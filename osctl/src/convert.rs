@@ -77,6 +77,9 @@ impl Config {
             "token" | "cluster-secret" => self.set(&["orchestrator", "token"], value),
             "server" => self.set(&["orchestrator", "server"], value),
             "node-name" => self.set(&["machine", "hostname"], value),
+            "datastore-endpoint" => {
+                self.set(&["orchestrator", "datastore", "endpoint"], value);
+            }
             _ => match OWNED_SETTINGS.iter().find(|(owned, _)| *owned == bare) {
                 Some((_, reason)) => self.leave(at, *reason),
                 None => {

@@ -2,6 +2,7 @@
 //! which of its own keys may be passed through.
 
 mod fields;
+mod memory;
 
 pub(super) use fields::{CLUSTER_CIDRS, SERVICE_CIDRS};
 
@@ -41,6 +42,9 @@ pub(super) fn orchestrator(
         name,
         token,
         server,
+        datastore,
+        snapshots,
+        manifests,
         settings,
         ..
     } = &section.value;
@@ -87,7 +91,25 @@ pub(super) fn orchestrator(
         self::settings(reader, &settings.value)
     });
     fields::add(reader, role, section, &mut settings);
+    let only_servers = [
+        datastore.is().map(|it| it.at),
+        manifests.is().map(|it| it.at),
+    ];
+    for at in only_servers.into_iter().flatten() {
+        if role == Some(Role::Agent) {
+            let hint = "remove it: an agent is told by its server";
+            reader.key_error(at, "only a server takes it", hint);
+        }
+    }
+    if let (Some(_), Some(copies)) = (datastore.is(), snapshots.is()) {
+        let hint = "remove it: the database is copied where it is";
+        reader.key_error(copies.at, "only the cluster's own etcd is copied", hint);
+    }
+    let datastore = memory::datastore(reader, datastore);
+    let manifests = memory::manifests(reader, manifests);
     Some(Some(Orchestrator {
+        datastore,
+        manifests,
         name: name?,
         token: token?,
         server: server.flatten(),

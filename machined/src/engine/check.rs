@@ -97,6 +97,8 @@ mod tests {
             name: "k3s".into(),
             token: Secret::new(String::new()),
             server: None,
+            datastore: None,
+            manifests: Default::default(),
             settings: Default::default(),
         });
         assert_eq!(not_in_the_image(&machine, Some("k3s")), None);

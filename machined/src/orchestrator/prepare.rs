@@ -2,16 +2,24 @@
 //! binds into the image, its config and token. Every part may be there already. What
 //! does not hang on the payload is the nouns' `file`.
 
-use super::{payload::Payload, render::Rendered};
+use super::{
+    payload::Payload,
+    render::{Files, Rendered},
+};
 use crate::mounted::is_mount_point;
 use anyhow::{Context as _, Result};
 use rustix::mount::{MountFlags, mount_bind, mount_remount};
 use std::{
+    collections::BTreeSet,
     fs,
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
+
+/// Which files the config had written: those that it does not want any more are deleted.
+/// They may be on DATA, so it is there as well.
+const WRITTEN: &str = "/var/lib/keelson/orchestrator-files.json";
 
 /// Makes all of it. Blocks.
 pub(crate) fn prepare(payload: &Payload, rendered: &Rendered) -> Result<()> {
@@ -37,9 +45,40 @@ pub(crate) fn prepare(payload: &Payload, rendered: &Rendered) -> Result<()> {
         all.extend_from_slice(rendered.cas.as_bytes());
         write(Path::new(super::TRUSTED_CAS), &all)?;
     }
+    put(&rendered.files, Path::new(WRITTEN))?;
     // The token first: a config that names it must find it.
     write(&rendered.token_file, rendered.token.as_bytes())?;
     write(&payload.config, rendered.config.as_bytes())
+}
+
+/// Writes the files of the config, and deletes those of an earlier one. What was written is
+/// known before it is there, and until it is gone.
+fn put(files: &Files, list: &Path) -> Result<()> {
+    let before: BTreeSet<PathBuf> = match fs::read(list) {
+        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+            tracing::warn!("{}: {error}; its files stay", list.display());
+            BTreeSet::new()
+        }),
+        Err(_) => BTreeSet::new(),
+    };
+    for path in before.iter().filter(|path| !files.contains_key(*path)) {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("deleting {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    let now: BTreeSet<&PathBuf> = files.keys().collect();
+    if !now.is_empty() || !before.is_empty() {
+        make(list.parent().unwrap_or(Path::new("/")), 0o700)?;
+        write(list, &serde_json::to_vec(&now)?)?;
+    }
+    for (path, text) in files {
+        make(path.parent().unwrap_or(Path::new("/")), 0o700)?;
+        write(path, text.as_bytes())?;
+    }
+    Ok(())
 }
 
 fn make(directory: &Path, mode: u32) -> Result<()> {
@@ -97,5 +136,26 @@ mod tests {
             0o600
         );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_not_wanted_any_more_is_deleted_and_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = dir.path().join("home/files.json");
+        let at = |name: &str| dir.path().join("deep/er").join(name);
+        let files = |names: &[&str]| -> Files {
+            let text = |name: &&str| (at(name), name.to_string().into());
+            names.iter().map(text).collect()
+        };
+        put(&files(&[]), &list).unwrap();
+        assert!(!list.exists());
+        put(&files(&["a", "b"]), &list).unwrap();
+        fs::write(at("foreign"), "").unwrap();
+        put(&files(&["b", "c"]), &list).unwrap();
+        for (name, there) in [("a", false), ("b", true), ("c", true), ("foreign", true)] {
+            assert_eq!(at(name).exists(), there, "{name}");
+        }
+        put(&files(&[]), &list).unwrap();
+        assert!(!at("b").exists() && at("foreign").exists());
     }
 }

@@ -1,6 +1,8 @@
 //! The orchestrator's own config, made of ours: pure, and the same text for the same
 //! input. The token is never in it but in a file beside it.
 
+mod files;
+
 use super::payload::Payload;
 use crate::store::digest;
 use keelson_api::init as proto;
@@ -27,7 +29,12 @@ pub(crate) struct Rendered {
     pub env: BTreeMap<String, Zeroizing<String>>,
     /// The CAs that it trusts beside the image's, PEM.
     pub cas: String,
+    /// What it and its parts read beside that. Secret.
+    pub files: Files,
 }
+
+/// Texts of files, by their place.
+pub(crate) type Files = BTreeMap<PathBuf, Zeroizing<String>>;
 
 impl Rendered {
     /// What tells one from another, without telling anything else.
@@ -46,6 +53,9 @@ impl Rendered {
             text.push('\0');
             text.push_str(&self.cas);
         }
+        for (path, content) in &self.files {
+            text.push_str(&format!("\0{}\0{}", path.display(), content.as_str()));
+        }
         digest(text.as_bytes())
     }
 }
@@ -59,11 +69,8 @@ pub(crate) fn render(payload: &Payload, machine: &Machine, node_name: &str) -> O
         Role::Agent => "agent",
         Role::None => return None,
     };
-    let token_file = payload
-        .config
-        .parent()
-        .unwrap_or(Path::new("/"))
-        .join("token");
+    let home = payload.config.parent().unwrap_or(Path::new("/"));
+    let token_file = home.join("token");
     let mut keys = BTreeMap::from([
         ("node-name".to_owned(), json!(node_name)),
         ("token-file".to_owned(), json!(token_file)),
@@ -77,8 +84,23 @@ pub(crate) fn render(payload: &Payload, machine: &Machine, node_name: &str) -> O
         keys.insert("write-kubeconfig-mode".into(), json!("0600"));
         keys.insert("secrets-encryption".into(), json!(true));
         // The first server of a cluster begins it, the others join.
-        if wanted.server.is_none() {
+        if wanted.server.is_none() && wanted.datastore.is_none() {
             keys.insert("cluster-init".into(), json!(true));
+        }
+    }
+    let mut files = files::files(payload, machine, wanted);
+    if let Some(datastore) = &wanted.datastore {
+        let endpoint = json!(datastore.endpoint.reveal());
+        keys.insert("datastore-endpoint".into(), endpoint);
+        let places = files::tls(&mut files, home, "datastore", &datastore.tls);
+        for (key, place) in [
+            ("datastore-cafile", places.ca),
+            ("datastore-certfile", places.cert),
+            ("datastore-keyfile", places.key),
+        ] {
+            if let Some(place) = place {
+                keys.insert(key.into(), json!(place));
+            }
         }
     }
     if let Some(server) = &wanted.server {
@@ -107,6 +129,7 @@ pub(crate) fn render(payload: &Payload, machine: &Machine, node_name: &str) -> O
         mode,
         env: environment(machine),
         cas: machine.egress.trusted_cas.concat(),
+        files,
     })
 }
 
@@ -120,6 +143,8 @@ pub(crate) fn is_same(one: &Machine, other: &Machine) -> bool {
             machine.hostname.clone(),
             machine.egress.clone(),
             machine.env.clone(),
+            machine.registries.clone(),
+            machine.files.clone(),
         )
     };
     parts(one) == parts(other)
@@ -254,6 +279,8 @@ mod tests {
             name: "kubernetes-standin".into(),
             token: Secret::new("s3cret".into()),
             server: server.map(str::to_owned),
+            datastore: None,
+            manifests: BTreeMap::new(),
             settings: settings.into_iter().collect(),
         }
     }

@@ -52,6 +52,8 @@ fn wanted(token: &str) -> Wanted {
         name: payload().name,
         token: Secret::new(token.into()),
         server: None,
+        datastore: None,
+        manifests: Default::default(),
         settings: Default::default(),
     });
     Wanted {

@@ -112,8 +112,12 @@ fn an_upgrade_whose_datastore_cannot_be_kept_is_called_off() -> Result<()> {
     node.wait_for_log("standin", "has filled the volume", BOOT)?;
     let output = upgrade(&node, &bundle)?;
     ensure!(output.code != 0, "{output:?}");
-    ensure!(output.stderr.contains("room"), "{}", output.stderr);
-    node.osctl.ok(["reboot", "--wait"])?;
+    ensure!(
+        output.stderr.contains("a snapshot needs"),
+        "{}",
+        output.stderr
+    );
+    node.osctl.ok(["health", "--timeout", "1m"])?;
     ensure!(version(&node)? == env!("CARGO_PKG_VERSION"));
     Ok(())
 }

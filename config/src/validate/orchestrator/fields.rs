@@ -20,12 +20,12 @@ pub(in crate::validate) const CLUSTER_CIDRS: &str = "cluster-cidr";
 pub(in crate::validate) const SERVICE_CIDRS: &str = "service-cidr";
 
 /// A field that is written, as keys of the orchestrator's config.
-struct Field {
-    at: NodeId,
-    name: &'static str,
-    keys: Vec<(&'static str, Json)>,
+pub(super) struct Field {
+    pub(super) at: NodeId,
+    pub(super) name: &'static str,
+    pub(super) keys: Vec<(&'static str, Json)>,
     /// Whether an agent takes it too.
-    agent: bool,
+    pub(super) agent: bool,
 }
 
 /// Adds what the fields stand for. A key that is set in both places is an error.
@@ -75,6 +75,7 @@ fn fields(
         disable,
         sans,
         kubelet_args,
+        snapshots,
         ..
     } = section;
     let mut found = Vec::new();
@@ -152,6 +153,9 @@ fn fields(
             true,
             vec![("kubelet-arg", json!(args))],
         );
+    }
+    if let Some(section) = snapshots.is() {
+        found.push(super::memory::snapshots(reader, section));
     }
     found
 }

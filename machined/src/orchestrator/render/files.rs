@@ -1,0 +1,205 @@
+//! What the orchestrator and its parts read beside its config: the registries' file, the
+//! certificates that it and the config name, what is deployed, and the config's own files.
+//! Pure.
+
+use super::{Files, Payload};
+use keelson_config::{Machine, Orchestrator, Registries, Role, TlsFiles};
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// All of them but the certificates of the datastore.
+pub(super) fn files(payload: &Payload, machine: &Machine, wanted: &Orchestrator) -> Files {
+    let home = payload.config.parent().unwrap_or(Path::new("/"));
+    let copied = |text: &str| Zeroizing::new(text.to_owned());
+    let mut files = Files::new();
+    for (path, content) in &machine.files {
+        files.insert(path.into(), copied(content.reveal()));
+    }
+    if machine.registries != Registries::default() {
+        let text = registries(&mut files, home, &machine.registries);
+        files.insert(home.join("registries.yaml"), text);
+    }
+    if machine.role == Role::Server {
+        let folder = payload.data_dir.join("server/manifests");
+        for (name, content) in &wanted.manifests {
+            let path = folder.join(format!("keelson-{name}.yaml"));
+            files.insert(path, copied(content.reveal()));
+        }
+    }
+    files
+}
+
+/// Where the files of a connection are.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+/// Adds the certificates of a connection.
+pub(super) fn tls(files: &mut Files, home: &Path, name: &str, tls: &TlsFiles) -> Places {
+    let mut add = |what: &str, text: &str| {
+        let path = home.join("tls").join(format!("{name}-{what}.pem"));
+        files.insert(path.clone(), Zeroizing::new(text.to_owned()));
+        path
+    };
+    let own = tls.own.as_ref();
+    Places {
+        ca: tls.ca.as_ref().map(|pem| add("ca", pem)),
+        cert: own.map(|own| add("cert", &own.cert)),
+        key: own.map(|own| add("key", own.key.reveal())),
+    }
+}
+
+/// The registries' file. JSON is YAML. <https://docs.k3s.io/installation/private-registry>
+fn registries(files: &mut Files, home: &Path, registries: &Registries) -> Zeroizing<String> {
+    let mirrors: Map<String, Value> = registries
+        .mirrors
+        .iter()
+        .map(|(registry, urls)| (registry.clone(), json!({"endpoint": urls})))
+        .collect();
+    let mut configs = Map::new();
+    for (host, how) in &registries.hosts {
+        let mut config = Map::new();
+        if let Some((username, password)) = &how.login {
+            let auth = json!({"username": username, "password": password.reveal()});
+            config.insert("auth".into(), auth);
+        }
+        let name = format!("registry-{}", host.replace([':', '[', ']'], "_"));
+        let places = tls(files, home, &name, &how.tls);
+        let mut connection = Map::new();
+        for (key, place) in [
+            ("ca_file", places.ca),
+            ("cert_file", places.cert),
+            ("key_file", places.key),
+        ] {
+            if let Some(place) = place {
+                connection.insert(key.into(), json!(place));
+            }
+        }
+        if how.insecure {
+            connection.insert("insecure_skip_verify".into(), json!(true));
+        }
+        if !connection.is_empty() {
+            config.insert("tls".into(), connection.into());
+        }
+        configs.insert(host.clone(), config.into());
+    }
+    let all = json!({"mirrors": mirrors, "configs": configs});
+    Zeroizing::new(format!("{all:#}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::orchestrator::{payload::tests::payload, render::render};
+    use keelson_config::parse;
+
+    /// What a config with these lines renders to: its own config, and the files.
+    fn rendered(machine: &str, orchestrator: &str) -> (String, Files) {
+        let pem =
+            |label: &str| format!("-----BEGIN {label}-----\\nMAMCAQE=\\n-----END {label}-----\\n");
+        let (cert, key) = (pem("CERTIFICATE"), pem("PRIVATE KEY"));
+        let text = format!(
+            "apiVersion: keelson.dev/v1alpha1\nkind: Machine\nmachine:\n  role: server\n  \
+             api: {{ca: \"{cert}\", issuer: {{cert: \"{cert}\", key: \"{key}\"}}}}\n{machine}\
+             orchestrator:\n  token: correct-horse-battery-staple\n{orchestrator}"
+        )
+        .replace("CERT", &format!("\"{cert}\""))
+        .replace(&format!("\"{cert}\"IFICATE"), "CERTIFICATE")
+        .replace("KEY!", &format!("\"{key}\""));
+        let outcome = parse("machine.yaml", text.as_bytes());
+        let machine = outcome
+            .machine
+            .unwrap_or_else(|| panic!("{:?}", outcome.diagnostics));
+        let rendered = render(&payload(), &machine, "node-1").unwrap();
+        (rendered.config, rendered.files)
+    }
+
+    fn text<'a>(files: &'a Files, path: &str) -> &'a str {
+        files.get(Path::new(path)).map_or_else(
+            || panic!("{:?} has no {path}", files.keys()),
+            |text| text.as_str(),
+        )
+    }
+
+    #[test]
+    fn registries_are_written_as_the_orchestrator_reads_them() {
+        let (_, files) = rendered(
+            "  registries:\n    mirrors:\n      - {registry: docker.io, endpoints: [\"https://m.example.com:5000\"]}\n    \
+             hosts:\n      - {host: \"m.example.com:5000\", username: puller, password: hidden, ca: CERT}\n      \
+             - {host: plain.example.com, insecure: true}\n",
+            "",
+        );
+        let ca = "/etc/rancher/k3s/tls/registry-m.example.com_5000-ca.pem";
+        assert!(text(&files, ca).contains("BEGIN CERTIFICATE"));
+        let written: Value =
+            serde_json::from_str(text(&files, "/etc/rancher/k3s/registries.yaml")).unwrap();
+        let wanted = json!({
+            "mirrors": {"docker.io": {"endpoint": ["https://m.example.com:5000"]}},
+            "configs": {
+                "m.example.com:5000": {
+                    "auth": {"username": "puller", "password": "hidden"},
+                    "tls": {"ca_file": ca},
+                },
+                "plain.example.com": {"tls": {"insecure_skip_verify": true}},
+            },
+        });
+        assert_eq!(written, wanted);
+    }
+
+    #[test]
+    fn without_registries_there_is_no_file() {
+        assert!(rendered("", "").1.is_empty());
+    }
+
+    #[test]
+    fn manifests_and_files_are_put_where_they_are_read() {
+        let (_, files) = rendered(
+            "  files: [{path: /etc/rancher/k3s/audit.yaml, content: \"rules: []\"}]\n",
+            "  manifests: [{name: sc, content: \"{apiVersion: v1, kind: ConfigMap}\"}]\n",
+        );
+        let place = "/var/lib/rancher/k3s/server/manifests/keelson-sc.yaml";
+        assert!(text(&files, place).contains("ConfigMap"));
+        assert_eq!(text(&files, "/etc/rancher/k3s/audit.yaml"), "rules: []");
+    }
+
+    #[test]
+    fn with_a_database_no_cluster_is_begun() {
+        let (config, files) = rendered(
+            "",
+            "  datastore: {endpoint: \"postgres://a:b@db/k\", cert: CERT, key: KEY!}\n",
+        );
+        assert!(!config.contains("cluster-init"), "{config}");
+        assert!(
+            config.contains("datastore-endpoint: \"postgres://a:b@db/k\""),
+            "{config}"
+        );
+        let key = "/etc/rancher/k3s/tls/datastore-key.pem";
+        assert!(
+            config.contains(&format!("datastore-keyfile: \"{key}\"")),
+            "{config}"
+        );
+        assert!(text(&files, key).contains("PRIVATE KEY"));
+    }
+
+    #[test]
+    fn snapshots_are_keys_of_the_orchestrators_config() {
+        let (config, _) = rendered(
+            "",
+            "  snapshots: {schedule: \"0 */6 * * *\", keep: 9, s3: {bucket: copies, accessKey: a, secretKey: b}}\n",
+        );
+        for line in [
+            "etcd-snapshot-schedule-cron: \"0 */6 * * *\"",
+            "etcd-snapshot-retention: 9",
+            "etcd-s3: true",
+            "etcd-s3-bucket: \"copies\"",
+            "etcd-s3-access-key: \"a\"",
+            "etcd-s3-secret-key: \"b\"",
+        ] {
+            assert!(config.contains(line), "{line} is not in {config}");
+        }
+    }
+}
