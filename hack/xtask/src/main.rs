@@ -6,6 +6,7 @@ mod build;
 mod check;
 mod demo;
 mod directions;
+mod fuzz;
 mod generate;
 mod reference;
 mod step;
@@ -50,6 +51,8 @@ enum Command {
     Bench(bench::Args),
     /// Pull the plug of a machine at every moment: does its disk still boot?
     Torture(torture::Args),
+    /// Read configs as nobody would write them: none may panic or take long
+    Fuzz(fuzz::Args),
     /// Generate api/src/gen, docs/api.md and docs/reference from the .proto files and the config's model
     Gen {
         /// Only tell whether the generated files are stale
@@ -94,6 +97,7 @@ fn main() -> Result<()> {
         }
         Command::Bench(args) => bench::run(&root, &args),
         Command::Torture(args) => torture::run(&root, &args),
+        Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::Gen { check } => generate::run(&root, check),
     }
 }

@@ -74,7 +74,7 @@ pub fn record_upgrade(folder: &Path) -> Result<()> {
     let bundle = folder.with_extension("bundle");
     release.bundle(&development_key(), &bundle)?;
     record(folder, |node| {
-        let gate = "machine:\n  healthGate: {deadline: 10m, stable: 3s}\n";
+        let gate = "machine:\n  healthGate: {deadline: 4m, stable: 3s}\n";
         fs::write(node.osctl.file("more.yaml"), gate)?;
         fs::copy(release.uki(), folder.join(NEXT))?;
         configure(folder, node)?;

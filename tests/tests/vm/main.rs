@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 mod config;
+mod fleet;
 mod maintenance;
 mod pod;
 mod roles;
