@@ -2,7 +2,7 @@
 
 use crate::{
     build::cargo,
-    directions, generate,
+    directions, fields, generate,
     step::{log, logged, step},
 };
 use anyhow::Result;
@@ -18,6 +18,9 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     })?;
     step("dependency directions", || directions::run(root))?;
     step("generated files", || generate::run(root, true))?;
+    step("each field of the config is shown by a test", || {
+        fields::table(root).map(drop)
+    })?;
     step("lints", || {
         let mut clippy = cargo(root);
         clippy.args([

@@ -6,6 +6,7 @@ mod build;
 mod check;
 mod demo;
 mod directions;
+mod fields;
 mod fuzz;
 mod generate;
 mod reference;
@@ -51,6 +52,8 @@ enum Command {
     Bench(bench::Args),
     /// Pull the plug of a machine at every moment: does its disk still boot?
     Torture(torture::Args),
+    /// Which test shows what each field of the config does
+    Fields,
     /// Read configs as nobody would write them: none may panic or take long
     Fuzz(fuzz::Args),
     /// Generate api/src/gen, docs/api.md and docs/reference from the .proto files and the config's model
@@ -97,6 +100,10 @@ fn main() -> Result<()> {
         }
         Command::Bench(args) => bench::run(&root, &args),
         Command::Torture(args) => torture::run(&root, &args),
+        Command::Fields => {
+            print!("{}", fields::table(&root)?);
+            Ok(())
+        }
         Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::Gen { check } => generate::run(&root, check),
     }

@@ -89,6 +89,7 @@ mod tests {
     use super::*;
     use keelson_config::{Orchestrator, Secret};
 
+    /// Shows: orchestrator.name
     #[test]
     fn the_image_must_carry_what_the_config_wants() {
         let mut machine = Machine::maintenance();

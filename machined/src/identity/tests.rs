@@ -67,6 +67,7 @@ fn verify(
         .map(drop)
 }
 
+/// Shows: machine.api.issuer.cert, machine.api.issuer.key, machine.api.sans
 #[test]
 fn the_leaf_chains_to_the_ca_and_names_the_machine() {
     let dir = tempfile::tempdir().unwrap();

@@ -57,6 +57,7 @@ fn words(steps: &[Step]) -> Vec<String> {
     steps.iter().map(ToString::to_string).collect()
 }
 
+/// Shows: network.links.addresses
 #[test]
 fn each_case_has_its_steps() {
     const LEASED: &str = "10.0.2.15/24";
@@ -212,6 +213,7 @@ fn each_case_has_its_steps() {
     }
 }
 
+/// Shows: network.links.dhcp.v4
 #[test]
 fn clients_run_where_the_config_says() {
     let mut have = have(vec![], None);

@@ -214,6 +214,7 @@ mod tests {
         }
     }
 
+    /// Shows: machine.hostname
     #[test]
     fn each_case_has_its_steps_and_its_phase() {
         let leased = || Some(bound(|lease| lease.hostname = Some("leased".into())));

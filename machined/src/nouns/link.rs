@@ -339,6 +339,7 @@ pub(crate) mod tests {
         }
     }
 
+    /// Shows: network.links.name, network.links.select.mac, network.links.select.driver
     #[test]
     fn each_selector_takes_what_it_says() {
         let any = LinkSelector::default;
@@ -447,6 +448,7 @@ pub(crate) mod tests {
         assert_eq!(plan(&seen, &network, &BTreeMap::new()), []);
     }
 
+    /// Shows: network.links.mtu
     #[test]
     fn a_lease_sets_the_mtu_if_the_link_can_have_it() {
         let seen = machine();

@@ -217,6 +217,7 @@ mod tests {
         steps.first().map(|Step::Write(text)| text.clone())
     }
 
+    /// Shows: network.nameservers
     #[test]
     fn the_file_from_the_config() {
         let network = want(&["1.1.1.1", "fd00::53"]);
@@ -249,6 +250,7 @@ mod tests {
         );
     }
 
+    /// Shows: network.searchDomains
     #[test]
     fn the_configs_domains_win() {
         let mut network = want(&[]);

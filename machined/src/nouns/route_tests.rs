@@ -64,6 +64,7 @@ fn words(steps: &[Step]) -> Vec<String> {
     steps.iter().map(ToString::to_string).collect()
 }
 
+/// Shows: network.links.routes
 #[test]
 fn each_case_has_its_steps() {
     let lost = || Some(Status::Lost("expired"));

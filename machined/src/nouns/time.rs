@@ -234,6 +234,7 @@ mod tests {
         all.iter().map(|name| (*name).to_owned()).collect()
     }
 
+    /// Shows: machine.time.servers
     #[test]
     fn plans() {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);

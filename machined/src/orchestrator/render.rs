@@ -285,6 +285,7 @@ mod tests {
         }
     }
 
+    /// Shows: machine.role, orchestrator.server, orchestrator.token, orchestrator.settings
     #[test]
     fn golden_texts() {
         let settings = json!({
@@ -318,6 +319,7 @@ mod tests {
         insta::assert_snapshot!(text);
     }
 
+    /// Shows: machine.role
     #[test]
     fn the_role_none_runs_nothing() {
         assert!(
@@ -385,6 +387,7 @@ mod tests {
         machine
     }
 
+    /// Shows: machine.proxy, machine.env, machine.trustedCAs
     #[test]
     fn what_the_config_puts_into_the_environment() {
         let payload = payload();

@@ -162,6 +162,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    /// Shows: machine.healthGate.stable
     #[test]
     fn everything_must_hold_for_a_while() {
         let mut gate = Gate::new(RULES);
@@ -185,6 +186,7 @@ mod tests {
         assert_eq!(gate.look(at(79), &good), Verdict::Good);
     }
 
+    /// Shows: machine.healthGate.deadline
     #[test]
     fn the_deadline_names_what_does_not_hold() {
         let mut gate = Gate::new(RULES);

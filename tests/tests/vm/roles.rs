@@ -14,6 +14,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest,
 };
 
+/// Shows: machine.api.ca
 #[tokio::test]
 async fn who_has_no_right_is_refused() -> Result<()> {
     let node = Node::configured("roles", "good")?;

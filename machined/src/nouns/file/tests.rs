@@ -133,6 +133,7 @@ fn what_was_cut_short_is_no_hindrance() {
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
 }
 
+/// Shows: network.hosts
 #[test]
 fn hosts_name_the_machine() {
     let none = Network::default();

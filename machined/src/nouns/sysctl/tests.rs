@@ -12,6 +12,7 @@ fn want(value: &str, how: How) -> Wanted {
     }
 }
 
+/// Shows: machine.sysctls
 #[test]
 fn plans() {
     let is = |value: &str| Value::Is(value.to_owned());

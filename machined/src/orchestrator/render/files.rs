@@ -125,11 +125,13 @@ mod tests {
         )
     }
 
+    /// Shows: machine.registries
     #[test]
     fn registries_are_written_as_the_orchestrator_reads_them() {
         let (_, files) = rendered(
             "  registries:\n    mirrors:\n      - {registry: docker.io, endpoints: [\"https://m.example.com:5000\"]}\n    \
              hosts:\n      - {host: \"m.example.com:5000\", username: puller, password: hidden, ca: CERT}\n      \
+             - {host: own.example.com, cert: CERT, key: KEY!}\n      \
              - {host: plain.example.com, insecure: true}\n",
             "",
         );
@@ -144,6 +146,10 @@ mod tests {
                     "auth": {"username": "puller", "password": "hidden"},
                     "tls": {"ca_file": ca},
                 },
+                "own.example.com": {"tls": {
+                    "cert_file": "/etc/rancher/k3s/tls/registry-own.example.com-cert.pem",
+                    "key_file": "/etc/rancher/k3s/tls/registry-own.example.com-key.pem",
+                }},
                 "plain.example.com": {"tls": {"insecure_skip_verify": true}},
             },
         });
@@ -155,6 +161,7 @@ mod tests {
         assert!(rendered("", "").1.is_empty());
     }
 
+    /// Shows: machine.files, orchestrator.manifests
     #[test]
     fn manifests_and_files_are_put_where_they_are_read() {
         let (_, files) = rendered(
@@ -166,17 +173,22 @@ mod tests {
         assert_eq!(text(&files, "/etc/rancher/k3s/audit.yaml"), "rules: []");
     }
 
+    /// Shows: orchestrator.datastore
     #[test]
     fn with_a_database_no_cluster_is_begun() {
         let (config, files) = rendered(
             "",
-            "  datastore: {endpoint: \"postgres://a:b@db/k\", cert: CERT, key: KEY!}\n",
+            "  datastore: {endpoint: \"postgres://a:b@db/k\", ca: CERT, cert: CERT, key: KEY!}\n",
         );
         assert!(!config.contains("cluster-init"), "{config}");
         assert!(
             config.contains("datastore-endpoint: \"postgres://a:b@db/k\""),
             "{config}"
         );
+        for (key, file) in [("datastore-cafile", "ca"), ("datastore-certfile", "cert")] {
+            let line = format!("{key}: \"/etc/rancher/k3s/tls/datastore-{file}.pem\"");
+            assert!(config.contains(&line), "{line} is not in {config}");
+        }
         let key = "/etc/rancher/k3s/tls/datastore-key.pem";
         assert!(
             config.contains(&format!("datastore-keyfile: \"{key}\"")),
@@ -185,19 +197,50 @@ mod tests {
         assert!(text(&files, key).contains("PRIVATE KEY"));
     }
 
+    /// Shows: orchestrator.snapshots
     #[test]
     fn snapshots_are_keys_of_the_orchestrators_config() {
         let (config, _) = rendered(
             "",
-            "  snapshots: {schedule: \"0 */6 * * *\", keep: 9, s3: {bucket: copies, accessKey: a, secretKey: b}}\n",
+            "  snapshots: {schedule: \"0 */6 * * *\", keep: 9, s3: {bucket: copies, \
+             endpoint: s3.example.com, region: here, folder: shop, accessKey: a, secretKey: b}}\n",
         );
         for line in [
             "etcd-snapshot-schedule-cron: \"0 */6 * * *\"",
             "etcd-snapshot-retention: 9",
             "etcd-s3: true",
             "etcd-s3-bucket: \"copies\"",
+            "etcd-s3-endpoint: \"s3.example.com\"",
+            "etcd-s3-region: \"here\"",
+            "etcd-s3-folder: \"shop\"",
             "etcd-s3-access-key: \"a\"",
             "etcd-s3-secret-key: \"b\"",
+        ] {
+            assert!(config.contains(line), "{line} is not in {config}");
+        }
+    }
+
+    /// Shows: orchestrator.labels, orchestrator.taints, orchestrator.clusterCIDRs
+    /// Shows: orchestrator.serviceCIDRs, orchestrator.cni, orchestrator.disable
+    /// Shows: orchestrator.sans, orchestrator.kubeletArgs
+    #[test]
+    fn fields_are_keys_of_the_orchestrators_config() {
+        let (config, _) = rendered(
+            "",
+            "  labels: {disk: ssd}\n  taints: [\"a=b:NoExecute\"]\n  clusterCIDRs: [10.1.0.0/16]\n  \
+             serviceCIDRs: [10.2.0.0/16]\n  cni: none\n  disable: [traefik]\n  sans: [k8s.example.com]\n  \
+             kubeletArgs: {max-pods: 200}\n",
+        );
+        for line in [
+            "node-label: [\"disk=ssd\"]",
+            "node-taint: [\"a=b:NoExecute\"]",
+            "cluster-cidr: \"10.1.0.0/16\"",
+            "service-cidr: \"10.2.0.0/16\"",
+            "flannel-backend: \"none\"",
+            "disable-network-policy: true",
+            "disable: [\"traefik\"]",
+            "tls-san: [\"k8s.example.com\"]",
+            "kubelet-arg: [\"volume-plugin-dir=/var/lib/kubelet/volumeplugins\",\"max-pods=200\"]",
         ] {
             assert!(config.contains(line), "{line} is not in {config}");
         }
