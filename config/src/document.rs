@@ -175,6 +175,52 @@ object! {
         search_domains: List<String> = "searchDomains", example("[example.com]");
         /// Names that no resolver is asked for: for each address its names.
         hosts: Entries<List<String>> = "hosts", example("{10.0.0.100: [k8s.example.com, k8s]}");
+        /// Who may reach the machine's own ports. Default: everybody. Services of the cluster are not among them, nor what pods send: that is for network policies.
+        firewall: FirewallSection = "firewall";
+    }
+}
+
+object! {
+    /// Who may reach the machine's own ports.
+    FirewallSection {
+        /// What is done with what no rule is about. Answers to what the machine asked, ICMP and DHCP are let in always. Default: accept.
+        default: ActionWord = "default";
+        /// The networks of the cluster's nodes: they may reach every port of each other.
+        nodes: List<String> = "nodes", example("[10.0.0.0/24]");
+        /// In this order; the first that fits counts.
+        rules: List<FirewallRuleSection> = "rules", example("[{name: api, ports: [50000, 6443], from: [10.9.0.0/16]}]");
+    }
+}
+
+object! {
+    /// Who may reach some ports.
+    FirewallRuleSection by "name" {
+        /// What it is called.
+        name: String = "name", required, example("api");
+        /// The ports, and ranges of them.
+        ports: List<TextOrNumber> = "ports", required, example("[50000, 30000-32767]");
+        /// Of which protocol. Default: tcp.
+        protocol: ProtocolWord = "protocol";
+        /// From where: networks. Default: from everywhere.
+        from: List<String> = "from", example("[10.9.0.0/16]");
+        /// What is done. Default: accept.
+        action: ActionWord = "action";
+    }
+}
+
+choice! {
+    /// What is done with a packet.
+    ActionWord {
+        "accept" => Accept,
+        "block" => Block,
+    }
+}
+
+choice! {
+    /// A protocol with ports.
+    ProtocolWord {
+        "tcp" => Tcp,
+        "udp" => Udp,
     }
 }
 

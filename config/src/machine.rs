@@ -160,6 +160,34 @@ pub struct Network {
     pub search_domains: Vec<String>,
     /// Names that no resolver is asked for, by their address.
     pub hosts: BTreeMap<IpAddr, Vec<String>>,
+    /// Who may reach the machine's own ports; `None` for everybody.
+    pub firewall: Option<Firewall>,
+}
+
+/// Who may reach the machine's own ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firewall {
+    /// What no rule is about is dropped.
+    pub block: bool,
+    /// The networks that may reach every port.
+    pub nodes: Vec<Cidr>,
+    /// The first that fits counts.
+    pub rules: Vec<FirewallRule>,
+}
+
+/// Who may reach some ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirewallRule {
+    /// What it is called.
+    pub name: String,
+    /// The first and the last port of each range.
+    pub ports: Vec<(u16, u16)>,
+    /// Of UDP instead of TCP.
+    pub udp: bool,
+    /// From these networks; empty means from everywhere.
+    pub from: Vec<Cidr>,
+    /// What fits is dropped.
+    pub block: bool,
 }
 
 /// One link.

@@ -3,6 +3,7 @@
 //! on a value that was already refused is left alone.
 
 mod egress;
+mod firewall;
 mod images;
 mod network;
 mod orchestrator;

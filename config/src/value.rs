@@ -455,6 +455,16 @@ pub(crate) fn host(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
+/// Whether a text is a plain name: small letters and digits, dashes between them, at most 63.
+pub(crate) fn is_plain_name(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
 /// The name, not the address, of another machine or a domain.
 pub(crate) fn host_name(text: &str) -> Result<String, Wrong> {
     if text.parse::<IpAddr>().is_ok() {

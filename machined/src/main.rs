@@ -87,6 +87,8 @@ fn nouns(facts: &facts::Facts, wake: &Wake, machine_id: &watch::Sender<String>) 
         before: vec![
             Box::new(modules),
             Box::new(sysctls),
+            // Before there is a link to come in by.
+            Box::new(nouns::firewall::Firewalls::new()),
             Box::new(nouns::link::Links::new(leases.clone())),
             Box::new(nouns::address::Addresses::new(
                 leases.clone(),

@@ -1,7 +1,7 @@
 //! The rules of `network`: which link an entry means, and that its addresses,
 //! routes and gateways fit each other.
 
-use super::{checked, first_of, items};
+use super::{checked, firewall, first_of, items};
 use crate::{
     Cidr, Link, LinkSelector, Network, Route,
     document::{LinkSection, NetworkSection, RouteSection, SelectSection},
@@ -31,6 +31,7 @@ pub(super) fn network(reader: &mut Reader<'_>, network: &Given<NetworkSection>) 
     let nameservers = nameservers(reader, &network.value.nameservers);
     let search_domains = search_domains(reader, &network.value.search_domains);
     let hosts = hosts(reader, &network.value.hosts);
+    let firewall = firewall::firewall(reader, &network.value.firewall);
     let links = match &network.value.links {
         Given::Absent => any(),
         Given::Bad => return None,
@@ -56,6 +57,7 @@ pub(super) fn network(reader: &mut Reader<'_>, network: &Given<NetworkSection>) 
         nameservers,
         search_domains,
         hosts,
+        firewall,
     })
 }
 

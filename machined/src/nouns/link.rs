@@ -42,7 +42,7 @@ impl Managed<'_> {
 }
 
 /// Names that Kubernetes' network plug-ins give to links of theirs.
-const ORCHESTRATOR: &[&str] = &[
+pub(crate) const ORCHESTRATOR: &[&str] = &[
     "cali",
     "cilium",
     "cni",

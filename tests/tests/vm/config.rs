@@ -70,28 +70,38 @@ fn tried_configs_come_and_go(node: &Node) -> Result<()> {
         .osctl
         .ok(["patch", "-p", good, "--mode", "try", "--yes"])?;
     assert!(told.contains("keeps it: config 2"), "{told}");
-    // What the guest's network sends to it reaches nobody any more.
-    let cut_off = "network: {links: [{name: eth0, dhcp: null, addresses: [192.0.2.5/24], \
-                   routes: null}]}";
-    let cut_off = [
-        "patch",
-        "-p",
-        cut_off,
-        "--mode",
-        "try",
-        "--try-for",
-        "20s",
-        "--yes",
-    ];
-    let output = node.osctl.run(cut_off)?;
-    assert!(
-        output.code == 1 && output.stderr.contains("back on the stored"),
-        "{output:?}"
-    );
-    node.osctl.ok(["health", "--timeout", "4m"])?;
+    // What the guest's network sends to it reaches nobody any more; or is let in no more.
+    for cut_off in [
+        "network: {links: [{name: eth0, dhcp: null, addresses: [192.0.2.5/24], routes: null}]}",
+        "network: {firewall: {default: block, rules: \
+         [{name: api, ports: [50000], from: [192.0.2.0/24]}]}}",
+    ] {
+        let words = [
+            "patch",
+            "-p",
+            cut_off,
+            "--mode",
+            "try",
+            "--try-for",
+            "20s",
+            "--yes",
+        ];
+        let output = node.osctl.run(words)?;
+        assert!(
+            output.code == 1 && output.stderr.contains("back on the stored"),
+            "{output:?}"
+        );
+        node.osctl.ok(["health", "--timeout", "4m"])?;
+    }
+    let open = "network: {firewall: {default: block, nodes: [10.0.2.0/24]}}";
+    node.osctl.ok(["patch", "-p", open])?;
+    let firewall = node.wait_for_resource("firewall", BOOT)?;
+    assert!(firewall.contains("ready"), "{firewall}");
     let config = node.osctl.ok(["get", "config"])?;
     assert!(
-        config.contains("registry.example") && !config.contains("192.0.2.5"),
+        config.contains("registry.example")
+            && !config.contains("192.0.2.5")
+            && config.contains("10.0.2.0/24"),
         "{config}"
     );
     Ok(())

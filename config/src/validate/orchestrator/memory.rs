@@ -253,13 +253,7 @@ pub(super) fn manifests(
 }
 
 fn manifest_name(text: &str) -> Result<String, Wrong> {
-    let good = (1..=63).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-');
-    if good {
+    if value::is_plain_name(text) {
         return Ok(text.to_owned());
     }
     Err(
