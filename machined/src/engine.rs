@@ -12,11 +12,13 @@
 //! ```
 //!
 //! Nothing slow is waited for here: the nouns are kept by `pass.rs`, the orchestrator
-//! by `orchestrator.rs`, the end of the machine's run by `power.rs`, each a task.
+//! by `orchestrator.rs`, the end of the machine's run by `ending.rs` and `power.rs`, each
+//! a task.
 
 mod apply;
 mod certify;
 mod check;
+mod ending;
 mod handle;
 mod pass;
 mod pending;
@@ -45,30 +47,22 @@ use crate::{
         volume::{Availability, Volume, Which},
     },
     orchestrator::{self, Orchestrator, payload::Payload},
-    power::{self, Plan},
     resource::{Change, Store},
     service,
     store::{Configs, Stored},
-    upgrade,
 };
-use handle::{Command, Reply, Shared};
-use keelson_api::{
-    init::{self as proto, power::Action},
-    v1,
-};
+use handle::{Command, Shared};
+use keelson_api::{init as proto, v1};
 use keelson_config::Machine;
 use pass::{Passes, Question};
 use pending::Pending;
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant, SystemTime},
 };
 use tokio::{
-    sync::{Notify, broadcast, mpsc, oneshot, watch},
+    sync::{Notify, broadcast, mpsc, watch},
     task::AbortHandle,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -524,86 +518,6 @@ impl Engine {
         self.events
             .say(&format!("service/{name}"), "a restart was asked for");
         Ok(())
-    }
-
-    /// Ends the run for a person at the machine, and tells init whether it may count on that.
-    fn key_pressed(&mut self, action: Action, running: &Running) {
-        let action = match action {
-            Action::PowerOff => Power::Off,
-            Action::Reboot | Action::Unspecified => Power::Reboot,
-        };
-        let end = End {
-            action,
-            ..End::default()
-        };
-        let (reply, answer) = oneshot::channel();
-        self.init.answer_key(Some(power::LONGEST));
-        self.power(end, "a person at the machine", reply, running);
-        let init = self.init.clone();
-        tokio::spawn(async move {
-            if !matches!(answer.await, Ok(Ok(()))) {
-                init.answer_key(None);
-            }
-        });
-    }
-
-    /// Goes on with an end that a machined before this one had begun.
-    fn go_on_ending(&self, running: &Running) {
-        if let Some(unfinished) = power::Unfinished::find() {
-            self.ending.store(true, Ordering::Relaxed);
-            running.returning.abort();
-            tokio::spawn(power::go_on(self.ground_of_power(running), unfinished));
-        }
-    }
-
-    fn ground_of_power(&self, running: &Running) -> power::Ground {
-        power::Ground {
-            init: self.init.clone(),
-            orchestrator: running.orchestrator.clone(),
-            events: self.events.clone(),
-            resources: self.resources.clone(),
-        }
-    }
-
-    fn power(&mut self, end: End, source: &str, reply: Reply<()>, running: &Running) {
-        // In haste is another end than in order: the second word counts.
-        if self.ending.swap(true, Ordering::Relaxed) && !end.force {
-            // An error only says that the asker does not wait any more.
-            drop(reply.send(Ok(())));
-            return;
-        }
-        let (action, word) = match end.action {
-            Power::Reboot => (Action::Reboot, "reboot"),
-            Power::Off => (Action::PowerOff, "power off"),
-        };
-        // Whoever reboots a machine with a release staged upgrades it.
-        let staged = || upgrade::staged(&self.resources).filter(|_| !end.force);
-        let plan = Plan {
-            action,
-            force: end.force,
-            reason: format!("{word}, asked for by {source}"),
-            snapshot_for: end.snapshot_for.or_else(staged),
-        };
-        self.events.say("power", plan.reason.as_str());
-        let returning = running.returning.clone();
-        let ground = self.ground_of_power(running);
-        let ending = self.ending.clone();
-        let (begun, answer) = oneshot::channel();
-        tokio::spawn(power::down(ground, plan, begun));
-        tokio::spawn(async move {
-            let outcome = match answer.await {
-                Ok(outcome) => {
-                    outcome.map_err(|error| Error::FailedPrecondition(error.to_string()))
-                }
-                Err(_) => Err(Error::Internal("the end of the run ended itself".into())),
-            };
-            match &outcome {
-                // Before the node is cordoned.
-                Ok(()) => returning.abort(),
-                Err(_) => ending.store(false, Ordering::Relaxed),
-            }
-            drop(reply.send(outcome));
-        });
     }
 
     /// STATE was not there, and now it may be.
