@@ -166,11 +166,12 @@ impl Begin {
         shown.close();
         match end? {
             follow::End::Good(text) => {
-                output::note(format!(
-                    "{}: {text} ({})",
-                    target.endpoint,
-                    age::short(begun.elapsed())
-                ));
+                let mut took = age::short(begun.elapsed());
+                let parts = shown.times.words();
+                if !parts.is_empty() {
+                    took += &format!(": {parts}");
+                }
+                output::note(format!("{}: {text} ({took})", target.endpoint));
                 Ok(())
             }
             follow::End::Bad(text, log) => Err(log.iter().fold(

@@ -61,7 +61,10 @@ pub(super) async fn follow(
             Err(_) => return Err(late(target)),
             Ok(Ok(end)) => return Ok(end),
             Ok(Err(error)) if !error.is_passing() => return Err(error),
-            Ok(Err(error)) => shown.state(&format!("waiting for the node ({})", error.line())),
+            Ok(Err(error)) => {
+                shown.times.away();
+                shown.state(&format!("waiting for the node ({})", error.line()));
+            }
         }
         if timeout_at(deadline, sleep(PAUSE)).await.is_err() {
             return Err(late(target));
@@ -89,6 +92,7 @@ async fn watch(target: &Target, goal: &Goal, shown: &mut Shown) -> Result<End> {
         let Some(now) = change.resource.as_ref().map(resource::json_of) else {
             continue;
         };
+        shown.times.tell(&now["spec"]);
         if let Some(end) = judge(&now, goal) {
             return Ok(end);
         }
@@ -134,6 +138,65 @@ fn judge(now: &Value, goal: &Goal) -> Option<End> {
     }
 }
 
+/// How long the parts of an upgrade took, as far as it was seen.
+#[derive(Default)]
+pub(super) struct Times {
+    /// What the node tells of itself, in its order.
+    steps: Vec<(String, Duration)>,
+    /// When it was told to go down, at the latest.
+    staged: Option<Instant>,
+    /// When it answered again.
+    back: Option<Instant>,
+}
+
+impl Times {
+    /// The node does not answer: it is going down, or coming up.
+    fn away(&mut self) {
+        if self.staged.is_some() {
+            self.back = None;
+        }
+    }
+
+    /// Takes over what the resource tells.
+    fn tell(&mut self, spec: &Value) {
+        for step in ["kernel", "write", "verify"] {
+            let known = self.steps.iter().any(|(name, _)| name == step);
+            if let Some(seconds) = spec["seconds"][step].as_f64().filter(|_| !known) {
+                let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+                self.steps.push((step.to_owned(), took));
+            }
+        }
+        match spec["state"].as_str() {
+            Some("writing") | None => {}
+            Some("staged") => {
+                self.staged.get_or_insert_with(Instant::now);
+            }
+            Some(_) if self.staged.is_some() => {
+                self.back.get_or_insert_with(Instant::now);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// In words, at the end: `kernel 2s, write 9s, verify 4s, reboot 31s, healthy 12s`.
+    pub(super) fn words(&self) -> String {
+        let mut parts: Vec<(&str, Duration)> = self
+            .steps
+            .iter()
+            .map(|(step, took)| (step.as_str(), *took))
+            .collect();
+        if let (Some(staged), Some(back)) = (self.staged, self.back) {
+            parts.push(("reboot", back - staged));
+            parts.push(("healthy", back.elapsed()));
+        }
+        parts
+            .iter()
+            .map(|(part, took)| format!("{part} {}", age::short(*took)))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
 /// What the person sees meanwhile: a line that changes on a terminal, else a line for each
 /// change.
 pub(super) struct Shown {
@@ -141,6 +204,7 @@ pub(super) struct Shown {
     name: Option<String>,
     spinner: Option<ProgressBar>,
     said: String,
+    pub(super) times: Times,
 }
 
 impl Shown {
@@ -150,6 +214,7 @@ impl Shown {
             name,
             spinner: None,
             said: String::new(),
+            times: Times::default(),
         }
     }
 
@@ -249,5 +314,25 @@ mod tests {
             let now = json!({"message": "m", "spec": {"state": state, "last": last}});
             assert_eq!(word(&now, &goal(staged)), want, "{what}");
         }
+    }
+
+    #[test]
+    fn the_parts_are_told_that_were_seen() {
+        let mut times = Times::default();
+        times.tell(&json!({"state": "writing", "seconds": {"kernel": 2.2}}));
+        times.away();
+        times.tell(&json!({"state": "writing", "seconds": {"kernel": 2.2, "write": 9.0}}));
+        assert_eq!(times.words(), "kernel 2s, write 9s");
+        times.tell(&json!({"state": "staged"}));
+        times.away();
+        times.tell(&json!({"state": "trying"}));
+        times.away();
+        assert!(times.back.is_none(), "it went away once more");
+        times.tell(&json!({"state": "good"}));
+        let words = times.words();
+        assert!(
+            words.starts_with("kernel 2s, write 9s, reboot 0s, healthy 0s"),
+            "{words}"
+        );
     }
 }
