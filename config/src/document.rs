@@ -34,6 +34,8 @@ object! {
         role: RoleWord = "role", required, takes(Takes::OrchestratorRestart);
         /// Kernel parameters, by dotted name.
         sysctls: Entries<TextOrNumber> = "sysctls", example("{vm.max_map_count: \"262144\"}");
+        /// The kernel's modules. Its arguments are no field: they stand in the signed boot image.
+        kernel: KernelSection = "kernel";
         /// How its clock is kept.
         time: TimeSection = "time";
         /// Who may call it.
@@ -109,6 +111,24 @@ choice! {
         "server" => Server,
         "agent" => Agent,
         "none" => None,
+    }
+}
+
+object! {
+    /// What the kernel is told beside its parameters.
+    KernelSection {
+        /// Modules to load, beside those that the machine loads by itself. One that is removed stays until the next reboot.
+        modules: List<ModuleSection> = "modules", example("[{name: nf_conntrack, parameters: {hashsize: 65536}}]");
+    }
+}
+
+object! {
+    /// One kernel module.
+    ModuleSection by "name" {
+        /// Its name; `-` and `_` are the same.
+        name: String = "name", required, example("zram");
+        /// What it is loaded with. Where it is loaded already, what the kernel lets be changed is changed at once; for the rest the machine is rebooted.
+        parameters: Entries<TextOrNumber> = "parameters", example("{hashsize: 65536}"), takes(Takes::Reboot);
     }
 }
 
@@ -369,3 +389,18 @@ choice! {
         "none" => None,
     }
 }
+
+/// Keys that people look for and that are not there, by path, and why.
+pub(crate) const NOT_THERE: &[(&str, &str)] = &[
+    ("machine.kernel.args", KERNEL_ARGUMENTS),
+    ("machine.kernel.arguments", KERNEL_ARGUMENTS),
+    ("machine.kernel.cmdline", KERNEL_ARGUMENTS),
+    ("machine.kernel.commandLine", KERNEL_ARGUMENTS),
+    ("machine.kernel.extraArgs", KERNEL_ARGUMENTS),
+    ("machine.kernel.extraArguments", KERNEL_ARGUMENTS),
+    ("machine.kernel.extraKernelArgs", KERNEL_ARGUMENTS),
+    ("machine.kernel.parameters", "set machine.sysctls"),
+    ("machine.kernel.sysctls", "set machine.sysctls"),
+];
+
+const KERNEL_ARGUMENTS: &str = "the kernel's arguments are in the signed boot image: whoever builds it gives them, a config cannot";

@@ -31,6 +31,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use draft::{Change, Draft, Kind, Patch};
 pub use machine::*;
 pub use model::{Field, Found, Shape, Table, Takes};
+pub use read::nearest;
 pub use reference::reference;
 pub use schema::schema;
 pub use setting::OWNED_SETTINGS;

@@ -19,6 +19,8 @@ pub struct Machine {
     pub role: Role,
     /// Kernel parameters below `/proc/sys`, by dotted name.
     pub sysctls: BTreeMap<SysctlKey, String>,
+    /// Kernel modules to load beside the machine's own, in the order of the config.
+    pub modules: Vec<Module>,
     /// How the clock is kept.
     pub time: Time,
     /// Who may call the machine. `None` only in [`Machine::maintenance`].
@@ -57,6 +59,19 @@ pub struct Hostname(pub(crate) String);
 /// The dotted name of a kernel parameter, for example `vm.max_map_count`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SysctlKey(pub(crate) String);
+
+/// One kernel module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Which one.
+    pub name: ModuleName,
+    /// What it is loaded with.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// The name of a kernel module as the kernel has it: with `_`, never `-`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ModuleName(pub(crate) String);
 
 /// How the clock is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -274,6 +289,7 @@ impl Machine {
             hostname: None,
             role: Role::None,
             sysctls: BTreeMap::new(),
+            modules: Vec::new(),
             time: Time {
                 servers: Vec::new(),
             },
@@ -314,6 +330,13 @@ impl Hostname {
 
 impl SysctlKey {
     /// The dotted name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ModuleName {
+    /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -265,8 +265,14 @@ impl<'t> Reader<'t> {
     /// Reports a key that the table does not have.
     pub(crate) fn unknown_key(&mut self, at: NodeId, table: &'static Table) {
         let key = self.key(at);
+        let path = self.path(at);
+        let not_there = crate::document::NOT_THERE
+            .iter()
+            .find(|(known, _)| *known == path);
         let hint = if self.problems.is_full() {
             String::new()
+        } else if let Some((_, why)) = not_there {
+            (*why).to_owned()
         } else if let Some(near) = nearest(key, table.fields.iter().map(|field| field.key)) {
             format!("did you mean {near}?")
         } else if let Some(elsewhere) = elsewhere(key, self.root) {
@@ -306,7 +312,7 @@ fn elsewhere(key: &str, root: &'static Shape) -> Option<String> {
 }
 
 /// The name that was probably meant.
-pub(crate) fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     if written.len() > 64 {
         return None;
     }

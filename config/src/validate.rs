@@ -5,6 +5,7 @@
 mod egress;
 mod firewall;
 mod images;
+mod kernel;
 mod network;
 mod orchestrator;
 mod together;
@@ -77,6 +78,7 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
     let MachineSection {
         hostname,
         sysctls,
+        kernel,
         time,
         api,
         health_gate,
@@ -100,6 +102,7 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
             .collect(),
         Given::Absent | Given::Bad => BTreeMap::new(),
     };
+    let modules = kernel::modules(reader, kernel);
     let time = self::time(reader, time);
     let api = api.is().and_then(|api| self::api(reader, &api.value));
     let health_gate = self::health_gate(reader, health_gate);
@@ -111,6 +114,7 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         hostname: hostname.flatten(),
         role: role?,
         sysctls,
+        modules,
         time,
         api: Some(api?),
         health_gate,

@@ -91,6 +91,20 @@ pub enum Loaded {
     Present,
 }
 
+/// What modules are loaded with, whoever asks for them: by normalised name, for each
+/// parameter its value. A value holds no quote.
+pub type Parameters = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Parameters as finit_module(2) takes them: `key=value` words, values with white space
+/// in quotes.
+pub fn words(parameters: &BTreeMap<String, String>) -> String {
+    let word = |(key, value): (&String, &String)| match value.contains(char::is_whitespace) {
+        true => format!("{key}=\"{value}\""),
+        false => format!("{key}={value}"),
+    };
+    parameters.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
 /// A module's name with `-` written as `_`, as the kernel has it.
 pub fn normalize(name: &str) -> String {
     let mut inside = false;
@@ -367,6 +381,11 @@ impl Index {
         self.builtin.contains(&normalize(name))
     }
 
+    /// The names of all modules, those that have a file and those that are part of the kernel.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.modules.keys().chain(&self.builtin).map(String::as_str)
+    }
+
     /// Whether a module of that name has a file.
     pub fn contains(&self, name: &str) -> bool {
         self.modules.contains_key(&normalize(name))
@@ -393,8 +412,26 @@ impl Index {
     /// Loads a module and all it needs; parameters as `name=value` words.
     pub fn load(&self, name: &str, params: &str) -> Result<Loaded, Error> {
         let name = normalize(name);
-        let mut seen = BTreeSet::new();
-        self.load_tree(&name, params, &mut seen, 0)
+        let given = |module: &str| match module == name {
+            true => params.to_owned(),
+            false => String::new(),
+        };
+        self.load_tree(&name, &mut Load::new(&given), 0)
+    }
+
+    /// Loads a module and all it needs, each with its parameters. The names of those that
+    /// were inserted are added to `inserted`, also where another one fails.
+    pub fn load_with(
+        &self,
+        name: &str,
+        parameters: &Parameters,
+        inserted: &mut Vec<String>,
+    ) -> Result<Loaded, Error> {
+        let given = |module: &str| parameters.get(module).map(words).unwrap_or_default();
+        let mut load = Load::new(&given);
+        let result = self.load_tree(&normalize(name), &mut load, 0);
+        inserted.append(&mut load.inserted);
+        result
     }
 
     /// Loads every module that an alias stands for. Nothing in the index is not an
@@ -431,17 +468,11 @@ impl Index {
         Err(Error::Unknown(name.to_owned()))
     }
 
-    fn load_tree(
-        &self,
-        name: &str,
-        params: &str,
-        seen: &mut BTreeSet<String>,
-        depth: u32,
-    ) -> Result<Loaded, Error> {
+    fn load_tree(&self, name: &str, load: &mut Load<'_>, depth: u32) -> Result<Loaded, Error> {
         if depth > MAX_DEPTH {
             return Err(Error::Nested(name.to_owned()));
         }
-        if !seen.insert(name.to_owned()) {
+        if !load.seen.insert(name.to_owned()) {
             return Ok(Loaded::Present);
         }
         let Some(entry) = self.modules.get(name) else {
@@ -459,27 +490,48 @@ impl Index {
             return Ok(Loaded::Present);
         }
         let soft = self.soft.get(name);
-        self.load_soft(soft.map_or(&[], |soft| &soft.before), seen, depth);
+        self.load_soft(soft.map_or(&[], |soft| &soft.before), load, depth);
         for need in &entry.needs {
-            self.load_tree(need, "", seen, depth + 1)?;
+            self.load_tree(need, load, depth + 1)?;
         }
-        let result = insert(&self.dir.join(&entry.path), name, params)?;
-        self.load_soft(soft.map_or(&[], |soft| &soft.after), seen, depth);
+        let result = insert(&self.dir.join(&entry.path), name, &(load.given)(name))?;
+        if result == Loaded::Inserted {
+            load.inserted.push(name.to_owned());
+        }
+        self.load_soft(soft.map_or(&[], |soft| &soft.after), load, depth);
         Ok(result)
     }
 
     /// Soft dependencies are wishes: what is missing or fails is passed over.
-    fn load_soft(&self, names: &[String], seen: &mut BTreeSet<String>, depth: u32) {
+    fn load_soft(&self, names: &[String], load: &mut Load<'_>, depth: u32) {
         for name in names {
             let modules: Vec<&str> = match self.modules.contains_key(name) {
                 true => vec![name],
                 false => self.resolve(name),
             };
             for module in modules {
-                if self.load_tree(module, "", seen, depth + 1).is_err() {
+                if self.load_tree(module, load, depth + 1).is_err() {
                     continue;
                 }
             }
+        }
+    }
+}
+
+/// One request to load, and what came of it so far.
+struct Load<'a> {
+    /// What a module is given.
+    given: &'a dyn Fn(&str) -> String,
+    seen: BTreeSet<String>,
+    inserted: Vec<String>,
+}
+
+impl<'a> Load<'a> {
+    fn new(given: &'a dyn Fn(&str) -> String) -> Self {
+        Load {
+            given,
+            seen: BTreeSet::new(),
+            inserted: Vec::new(),
         }
     }
 }

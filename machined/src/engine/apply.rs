@@ -48,6 +48,7 @@ impl Engine {
         }
         let carried = self.payload.as_ref().map(|payload| payload.name.as_str());
         let (machine, mut diagnostics) = check::check(&apply.file_name, &apply.config, carried)?;
+        diagnostics.extend(check::modules(&apply.file_name, &apply.config, &machine).await);
         let machine = Arc::new(machine);
         let have = self.wanted.borrow().machine.clone();
         let mut steps = Vec::new();
@@ -58,7 +59,7 @@ impl Engine {
             }
             steps.extend(running.orchestrator.plan(&have, &machine));
         }
-        let after_reboot = self.after_reboot(&apply.config);
+        let after_reboot = self.after_reboot(&apply.config, &machine);
         if apply.mode == Mode::NoReboot && !after_reboot.is_empty() {
             return Err(Error::FailedPrecondition(format!(
                 "only a reboot puts this in force, so nothing was changed: {}",

@@ -8,6 +8,7 @@ use crate::{
 };
 use keelson_api::v1;
 use keelson_config::{Diagnostic, Machine, Severity};
+use keelson_sys::module::Index;
 
 /// The config and what is doubtful in it, or what is wrong. `carried` is the name of
 /// the orchestrator in the image.
@@ -48,6 +49,45 @@ pub(super) fn check(
         diagnostics.push(message(&found));
     }
     Err(Error::InvalidConfig(diagnostics))
+}
+
+/// What is doubtful in the modules that a config wants: those that the image does not carry.
+pub(super) async fn modules(
+    file_name: &str,
+    bytes: &[u8],
+    machine: &Machine,
+) -> Vec<v1::Diagnostic> {
+    if machine.modules.is_empty() {
+        return Vec::new();
+    }
+    match tokio::task::spawn_blocking(Index::open_running).await {
+        Ok(Ok(index)) => missing_modules(file_name, bytes, machine, &index),
+        // The noun tells.
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
+}
+
+fn missing_modules(
+    file_name: &str,
+    bytes: &[u8],
+    machine: &Machine,
+    index: &Index,
+) -> Vec<v1::Diagnostic> {
+    let names = machine.modules.iter().map(|module| module.name.as_str());
+    let missing = names
+        .enumerate()
+        .filter(|(_, name)| !index.contains(name) && !index.is_builtin(name));
+    missing
+        .map(|(at, name)| {
+            let path = format!("machine.kernel.modules[{at}].name");
+            let text = format!("this image carries no module {name}");
+            let mut found =
+                keelson_config::locate(file_name, bytes, &path, Severity::Warning, &text);
+            found.hint = keelson_config::nearest(name, index.names())
+                .map(|near| format!("did you mean {near}?"));
+            message(&found)
+        })
+        .collect()
 }
 
 fn message(diagnostic: &Diagnostic) -> v1::Diagnostic {
@@ -118,5 +158,34 @@ mod tests {
             check("m.yaml", b"\xff\xfe\x00", None),
             Err(Error::InvalidConfig(_))
         ));
+    }
+
+    #[test]
+    fn a_module_that_the_image_lacks_is_told_of_at_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("modules.dep"), "kernel/zram.ko:\n").unwrap();
+        std::fs::write(dir.path().join("modules.builtin"), "kernel/loop.ko\n").unwrap();
+        let index = Index::open(dir.path()).unwrap();
+        let text = include_str!("../../../config/tests/cases/valid/smallest.yaml");
+        let modules =
+            "  kernel: {modules: [{name: loop}, {name: zramm}, {name: zram}, {name: nonesuch}]}";
+        let text = text.replace("  role: none\n", &format!("  role: none\n{modules}\n"));
+        let machine = keelson_config::parse("m.yaml", text.as_bytes()).machine;
+        let found = missing_modules("m.yaml", text.as_bytes(), &machine.unwrap(), &index);
+        let said: Vec<_> = found
+            .iter()
+            .map(|it| (it.line, it.message.as_str(), it.hint.as_str()))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                (
+                    5,
+                    "this image carries no module zramm",
+                    "did you mean zram?"
+                ),
+                (5, "this image carries no module nonesuch", ""),
+            ]
+        );
     }
 }

@@ -12,13 +12,17 @@ use super::{
     Engine, Running, Wanted,
     handle::{Apply, End, Error},
 };
-use crate::store::{Staged, Stored};
+use crate::{
+    nouns::module,
+    store::{Staged, Stored},
+};
 use bytes::Bytes;
 use keelson_config::{Draft, Machine, Takes};
 use std::{
     fmt,
     future::pending,
     ops::RangeInclusive,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -35,6 +39,9 @@ pub(crate) const DEFAULT_TRY: Duration = Duration::from_secs(60);
 
 /// How long a reboot may take to begin before the caller is answered.
 const REBOOT_BEGINS: Duration = Duration::from_secs(2);
+
+/// Where the config names kernel modules.
+const MODULES: &str = "machine.kernel.modules[";
 
 /// When a config counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,7 +131,7 @@ impl Engine {
     }
 
     /// The changed values that only a reboot puts in force, as paths.
-    pub(super) fn after_reboot(&self, bytes: &[u8]) -> Vec<String> {
+    pub(super) fn after_reboot(&self, bytes: &[u8], machine: &Machine) -> Vec<String> {
         let config = self.config.borrow();
         let Some(stored) = config.as_ref() else {
             return Vec::new();
@@ -133,10 +140,14 @@ impl Engine {
         let (Ok(before), Ok(after)) = (read(&stored.bytes), read(bytes)) else {
             return Vec::new();
         };
+        // What modules are given may need a reboot, which the kernel knows.
+        let modules = module::after_reboot(&stored.machine, machine, Path::new(module::SYS_MODULE));
         let changes = before.changes(&after).into_iter();
         changes
             .filter(|change| change.takes == Takes::Reboot)
             .map(|change| change.path)
+            .filter(|path| !path.starts_with(MODULES))
+            .chain(modules)
             .collect()
     }
 

@@ -1,15 +1,17 @@
-//! Kernel modules: those that a Kubernetes host needs, by role, and the drivers of
-//! the devices that are there. Nothing is unloaded. What the image does not carry
-//! is waited for, not tried again and again; other modules are loaded by the kernel
-//! itself when they are asked for.
+//! Kernel modules: those that a Kubernetes host needs, by role, the drivers of the
+//! devices that are there, and those of the config with their parameters. Nothing is
+//! unloaded. What the image does not carry is waited for, not tried again and again;
+//! other modules are loaded by the kernel itself when they are asked for.
 //!
 //! A pass waits only for the drivers of network cards, since the next nouns need them.
 //! All others are loaded beside the passes; what is refused there is tried once more
 //! in a pass, which tells.
 
 mod loader;
+mod parameter;
 
 pub(crate) use loader::Loading;
+pub(crate) use parameter::{SYS_MODULE, after_reboot};
 
 use crate::{
     engine::Wake,
@@ -18,11 +20,13 @@ use crate::{
 };
 use anyhow::Context as _;
 use keelson_config::{Machine, Role};
-use keelson_sys::module::{Error, Index, loaded, modaliases, normalize};
-use loader::Loader;
+use keelson_sys::module::{Error, Index, Parameters, loaded, modaliases, normalize, words};
+use loader::{Loader, Told};
+use parameter::{GIVEN, Stand, Table};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
+    path::Path,
     sync::Arc,
 };
 
@@ -79,6 +83,10 @@ pub(crate) struct Modules {
     drivers: BTreeMap<String, Driver>,
     /// The modules that the kernel refused, and why.
     refused: BTreeMap<String, String>,
+    /// What modules are given, as the config that was looked at last has it.
+    given: Arc<Parameters>,
+    /// Where their parameters stand.
+    table: Table,
 }
 
 /// A driver of a device that is there.
@@ -106,8 +114,14 @@ pub(crate) enum Status {
 /// What was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Have {
-    /// The modules that the role wants.
+    /// The modules that the role or the config wants.
     fixed: BTreeMap<String, Status>,
+    /// Where the parameters of those that are there stand: by module, by name.
+    stands: BTreeMap<String, BTreeMap<String, Stand>>,
+    /// Those of the config that are a part of the kernel.
+    built_in: BTreeSet<String>,
+    /// For those that are nowhere: the one whose name is nearest.
+    nearest: BTreeMap<String, String>,
     /// The drivers of new devices that are not loaded.
     new: BTreeMap<String, New>,
     /// What is being loaded.
@@ -126,8 +140,22 @@ struct New {
 /// One missing step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Load a module that the role wants.
-    Load(String),
+    /// Load a module that the role or the config wants.
+    Load {
+        /// The module.
+        module: String,
+        /// What it is loaded with, in words.
+        parameters: String,
+    },
+    /// Change a parameter of a module that is there.
+    Set {
+        /// The module.
+        module: String,
+        /// The parameter.
+        key: String,
+        /// Its new value.
+        value: String,
+    },
     /// Load the driver of a device.
     Drive {
         /// The module.
@@ -142,7 +170,15 @@ pub(crate) enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::Load(module) => write!(f, "load the module {module}"),
+            Step::Load { module, parameters } if parameters.is_empty() => {
+                write!(f, "load the module {module}")
+            }
+            Step::Load { module, parameters } => {
+                write!(f, "load the module {module} with {parameters}")
+            }
+            Step::Set { module, key, value } => {
+                write!(f, "set {key} of the module {module} to {value}")
+            }
             Step::Drive { module, device, .. } => {
                 write!(f, "load the driver {module} for {device}")
             }
@@ -151,7 +187,7 @@ impl fmt::Display for Step {
 }
 
 /// What is missing, in the order to load it: network cards, other devices, the rest.
-pub(crate) fn plan(have: &Have) -> Vec<Step> {
+pub(crate) fn plan(have: &Have, given: &Parameters) -> Vec<Step> {
     let drivers = |wanted: bool| {
         have.new
             .iter()
@@ -166,9 +202,26 @@ pub(crate) fn plan(have: &Have) -> Vec<Step> {
         .fixed
         .iter()
         .filter(|(_, status)| **status == Status::InImage);
+    let load = |module: &String| Step::Load {
+        module: module.clone(),
+        parameters: given.get(module).map(words).unwrap_or_default(),
+    };
+    let set = have.stands.iter().flat_map(|(module, stands)| {
+        let other = stands
+            .iter()
+            .filter(|(_, stand)| matches!(stand, Stand::Changeable(_)));
+        other.filter_map(|(key, _)| {
+            Some(Step::Set {
+                module: module.clone(),
+                key: key.clone(),
+                value: given.get(module)?.get(key)?.clone(),
+            })
+        })
+    });
     drivers(true)
         .chain(drivers(false))
-        .chain(fixed.map(|(module, _)| Step::Load(module.clone())))
+        .chain(fixed.map(|(module, _)| load(module)))
+        .chain(set)
         .collect()
 }
 
@@ -182,6 +235,8 @@ impl Modules {
             known: BTreeSet::new(),
             drivers: BTreeMap::new(),
             refused: BTreeMap::new(),
+            given: Arc::default(),
+            table: Table::new(Path::new(SYS_MODULE), Path::new(GIVEN)),
         }
     }
 
@@ -190,14 +245,21 @@ impl Modules {
         self.loader.loading()
     }
 
-    /// Hears what was refused beside the passes: it is tried once more in one.
-    fn hear(&mut self) {
-        for (name, why) in self.loader.refusals() {
-            if let Some(driver) = self.drivers.get_mut(&name) {
-                driver.tried = false;
+    /// Hears what came of the loading beside the passes: what was refused is tried once
+    /// more in one.
+    fn hear(&mut self) -> anyhow::Result<()> {
+        for told in self.loader.told() {
+            match told {
+                Told::Refused(name, why) => {
+                    if let Some(driver) = self.drivers.get_mut(&name) {
+                        driver.tried = false;
+                    }
+                    self.refused.insert(name, why);
+                }
+                Told::Loaded(name, given) => self.table.loaded(&name, &given)?,
             }
-            self.refused.insert(name, why);
         }
+        Ok(())
     }
 
     /// The modules of the running kernel, read once.
@@ -301,6 +363,62 @@ fn status(
     }
 }
 
+/// Why a module of the config cannot be had, if another one of the image has the name that
+/// is nearest.
+pub(crate) fn not_carried(nearest: Option<&String>) -> String {
+    match nearest {
+        Some(near) => format!("is not in the image; did you mean {near}?"),
+        None => "is not in the image".to_owned(),
+    }
+}
+
+/// What is not as wanted of a module's parameters, the worst first.
+fn troubles(
+    have: &Have,
+    module: &str,
+    wanted: Option<&BTreeMap<String, String>>,
+) -> Option<(Phase, String)> {
+    let built_in = have.built_in.contains(module);
+    let mut never = Vec::new();
+    let mut later = Vec::new();
+    let mut unseen = Vec::new();
+    for (key, stand) in have.stands.get(module)? {
+        let value = wanted.and_then(|wanted| wanted.get(key))?;
+        match stand {
+            Stand::InForce => {}
+            Stand::Fixed(now) if built_in => never.push(format!(
+                "{key} stays {now}: the module is a part of this kernel, which takes it from the \
+                 signed boot image alone"
+            )),
+            Stand::Unknown if built_in => never.push(format!(
+                "{key} cannot be set: the module is a part of this kernel, and shows no such \
+                 parameter"
+            )),
+            Stand::Fixed(now) => later.push(format!(
+                "{key} is {now} and waits for a reboot to become {value}"
+            )),
+            Stand::Unknown => later.push(format!(
+                "the module was loaded without {key} and shows no such parameter: it waits for a \
+                 reboot to be loaded with it"
+            )),
+            Stand::Changeable(now) => later.push(format!("{key} is {now}, not {value} yet")),
+            Stand::Unseen => unseen.push(format!(
+                "it was loaded with {key}={value}, which it does not show; `osctl dmesg` tells if \
+                 it knows no such parameter"
+            )),
+        }
+    }
+    let phase = if !never.is_empty() {
+        Phase::Failed
+    } else if !later.is_empty() {
+        Phase::Pending
+    } else {
+        Phase::Ready
+    };
+    let all: Vec<String> = never.into_iter().chain(later).chain(unseen).collect();
+    (!all.is_empty()).then(|| (phase, all.join("; ")))
+}
+
 impl Noun for Modules {
     const KIND: &'static str = "module";
     type Have = Have;
@@ -311,13 +429,35 @@ impl Noun for Modules {
         self.look_at_devices(&index).await?;
         // In this order: one that is loaded meanwhile is in one of them.
         let loading = self.loading().borrow().clone();
-        self.hear();
+        self.hear()?;
+        self.given = Arc::new(parameter::wanted(want));
         let running = loaded().context("reading the loaded kernel modules")?;
         let status = |name: &str| status(name, &running, &loading, &index);
-        let fixed = wanted(want.role)
+        let configured = || want.modules.iter().map(|module| module.name.as_str());
+        let fixed: BTreeMap<String, Status> = wanted(want.role)
             .iter()
-            .map(|(name, _)| (normalize(name), status(name)))
+            .map(|(name, _)| *name)
+            .chain(configured())
+            .map(|name| (normalize(name), status(name)))
             .collect();
+        let there = |name: &&String| fixed.get(*name) == Some(&Status::There);
+        let stands = self.given.keys().filter(there).map(|module| {
+            let keys = self.given.get(module).into_iter().flatten();
+            let stands =
+                keys.map(|(key, value)| (key.clone(), self.table.stand(module, key, value)));
+            (module.clone(), stands.collect())
+        });
+        let built_in = configured().filter(|name| index.is_builtin(name));
+        let nearest = configured().filter(|name| fixed.get(*name) == Some(&Status::Nowhere));
+        let nearest = nearest.filter_map(|name| {
+            let near = keelson_config::nearest(name, index.names())?;
+            Some((name.to_owned(), near.to_owned()))
+        });
+        let (stands, built_in, nearest) = (
+            stands.collect(),
+            built_in.map(str::to_owned).collect(),
+            nearest.collect(),
+        );
         let waiting = self.drivers.iter().filter(|(_, driver)| !driver.tried);
         let new = waiting
             .filter(|(name, _)| status(name) == Status::InImage)
@@ -331,29 +471,44 @@ impl Noun for Modules {
             .collect();
         Ok(Have {
             fixed,
+            stands,
+            built_in,
+            nearest,
             new,
             loading,
         })
     }
 
-    fn plan(&self, have: &Have, _: &Machine) -> Vec<Step> {
-        plan(have)
+    fn plan(&self, have: &Have, want: &Machine) -> Vec<Step> {
+        plan(have, &parameter::wanted(want))
     }
 
     async fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
         let index = self.index().await?;
-        let (Step::Load(name) | Step::Drive { module: name, .. }) = step;
+        let name = match step {
+            Step::Load { module, .. } | Step::Drive { module, .. } => module,
+            Step::Set { module, key, value } => return self.table.set(module, key, value),
+        };
         // Once for each device: a driver that finds no fault with itself, but with its
         // device, would be refused again and again.
         if let (Step::Drive { .. }, Some(driver)) = (step, self.drivers.get_mut(name)) {
             driver.tried = true;
         }
+        let given = self.given.clone();
         let waited_for = matches!(step, Step::Drive { network: true, .. });
         if !waited_for && !self.refused.contains_key(name) {
-            return self.loader.load(index, name);
+            return self.loader.load(index, name, given);
         }
-        let module = name.clone();
-        let result = tokio::task::spawn_blocking(move || index.load(&module, "")).await?;
+        let (module, with) = (name.clone(), given.clone());
+        let work = move || {
+            let mut inserted = Vec::new();
+            let result = index.load_with(&module, &with, &mut inserted);
+            (result, inserted)
+        };
+        let (result, inserted) = tokio::task::spawn_blocking(work).await?;
+        for module in inserted {
+            self.table.loaded(&module, &given)?;
+        }
         match result {
             Ok(_) => {
                 self.refused.remove(name);
@@ -372,22 +527,38 @@ impl Noun for Modules {
             .iter()
             .map(|(name, why)| (normalize(name), *why))
             .collect();
+        let configured: BTreeMap<&str, &BTreeMap<String, String>> = want
+            .modules
+            .iter()
+            .map(|module| (module.name.as_str(), &module.parameters))
+            .collect();
         let fixed = have.fixed.iter().map(|(name, status)| {
-            let why = reasons.get(name).copied().unwrap_or_default();
+            let why = reasons.get(name).copied();
+            let mine = configured.get(name.as_str());
+            let reason = || why.unwrap_or("wanted by the config").to_owned();
             let (phase, message) = match (status, self.refused.get(name)) {
-                (Status::There, _) => (Phase::Ready, why.to_owned()),
+                (Status::There, _) => {
+                    troubles(have, name, mine.copied()).unwrap_or((Phase::Ready, reason()))
+                }
                 (Status::Loading, _) => (Phase::Pending, "is being loaded".to_owned()),
+                (Status::Nowhere, _) if mine.is_some() => {
+                    (Phase::Failed, not_carried(have.nearest.get(name)))
+                }
                 (Status::Nowhere, _) => (
                     Phase::Pending,
-                    format!("is not in the image; it is for {why}"),
+                    format!("is not in the image; it is for {}", reason()),
                 ),
                 (Status::InImage, Some(error)) => (Phase::Failed, error.clone()),
-                (Status::InImage, None) => (Phase::Pending, why.to_owned()),
+                (Status::InImage, None) => (Phase::Pending, reason()),
             };
-            Resource::new(Self::KIND, name, phase)
+            let resource = Resource::new(Self::KIND, name, phase)
                 .message(message)
-                .field("for", "role")
-                .field("loading", *status == Status::Loading)
+                .field("for", if why.is_some() { "role" } else { "config" })
+                .field("loading", *status == Status::Loading);
+            match mine.filter(|parameters| !parameters.is_empty()) {
+                Some(parameters) => resource.field("parameters", words(parameters)),
+                None => resource,
+            }
         });
         let driver = |(name, driver): (&String, &Driver)| {
             let (phase, message) = match self.refused.get(name) {
@@ -414,139 +585,4 @@ impl Noun for Modules {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn have(fixed: &[(&str, Status)], new: &[(&str, &str, bool)]) -> Have {
-        let named = |name: &str| name.to_owned();
-        Have {
-            fixed: fixed
-                .iter()
-                .map(|(name, status)| (named(name), *status))
-                .collect(),
-            new: new
-                .iter()
-                .map(|(name, device, network)| {
-                    let new = New {
-                        device: named(device),
-                        network: *network,
-                    };
-                    (named(name), new)
-                })
-                .collect(),
-            loading: BTreeSet::new(),
-        }
-    }
-
-    #[test]
-    fn plans() {
-        let load = |name: &str| Step::Load(name.to_owned());
-        let drive = |module: &str, device: &str, network: bool| Step::Drive {
-            module: module.to_owned(),
-            device: device.to_owned(),
-            network,
-        };
-        let (card, key) = ("virtio:d1v2", "acpi:QEMU0002:");
-        let cases = [
-            ("nothing wanted", have(&[], &[]), vec![]),
-            ("there", have(&[("overlay", Status::There)], &[]), vec![]),
-            (
-                "in the image",
-                have(&[("overlay", Status::InImage)], &[]),
-                vec![load("overlay")],
-            ),
-            (
-                "nowhere: no step, no failure",
-                have(&[("overlay", Status::Nowhere)], &[]),
-                vec![],
-            ),
-            (
-                "being loaded",
-                have(&[("overlay", Status::Loading)], &[]),
-                vec![],
-            ),
-            (
-                "network cards first, then other devices",
-                have(
-                    &[("bridge", Status::InImage)],
-                    &[("qemu_fw_cfg", key, false), ("virtio_net", card, true)],
-                ),
-                vec![
-                    drive("virtio_net", card, true),
-                    drive("qemu_fw_cfg", key, false),
-                    load("bridge"),
-                ],
-            ),
-        ];
-        for (name, have, want) in cases {
-            assert_eq!(plan(&have), want, "{name}");
-        }
-    }
-
-    #[test]
-    fn where_a_module_stands() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(
-            dir.path().join("modules.dep"),
-            "kernel/net/xt_MASQUERADE.ko:\nkernel/fs/overlay.ko:\n",
-        )
-        .unwrap();
-        fs::write(dir.path().join("modules.builtin"), "kernel/net/bridge.ko\n").unwrap();
-        let index = Index::open(dir.path()).unwrap();
-        let running = BTreeSet::from(["overlay".to_owned()]);
-        let loading = BTreeSet::from(["overlay".to_owned(), "veth".to_owned()]);
-        let cases = [
-            ("overlay", Status::There),
-            ("veth", Status::Loading),
-            ("bridge", Status::There),
-            ("xt_MASQUERADE", Status::InImage),
-            ("xt-MASQUERADE", Status::InImage),
-            ("vxlan", Status::Nowhere),
-        ];
-        for (name, want) in cases {
-            assert_eq!(status(name, &running, &loading, &index), want, "{name}");
-        }
-    }
-
-    #[test]
-    fn an_empty_machine_wants_no_modules() {
-        assert!(wanted(Role::None).is_empty());
-        assert_eq!(wanted(Role::Server), wanted(Role::Agent));
-    }
-
-    #[tokio::test]
-    async fn published() {
-        let mut noun = Modules::new(Wake::default());
-        noun.refused
-            .insert("bridge".to_owned(), "the kernel refused it".to_owned());
-        let driver = Driver {
-            device: "virtio:d1v2".to_owned(),
-            tried: true,
-        };
-        noun.drivers.insert("virtio_net".to_owned(), driver);
-        let mut machine = Machine::maintenance();
-        machine.role = Role::Server;
-        let have = have(
-            &[
-                ("overlay", Status::There),
-                ("bridge", Status::InImage),
-                ("veth", Status::Loading),
-                ("vxlan", Status::Nowhere),
-            ],
-            &[],
-        );
-        let published = noun.publish(&have, &machine);
-        let phase = |name: &str| {
-            published
-                .iter()
-                .find(|resource| resource.name == name)
-                .unwrap()
-                .phase
-        };
-        assert_eq!(phase("overlay"), Phase::Ready);
-        assert_eq!(phase("bridge"), Phase::Failed);
-        assert_eq!(phase("veth"), Phase::Pending);
-        assert_eq!(phase("vxlan"), Phase::Pending);
-        assert_eq!(phase("virtio_net"), Phase::Ready);
-    }
-}
+mod tests;

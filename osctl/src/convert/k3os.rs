@@ -69,10 +69,9 @@ fn section(out: &mut Config, key: &str, value: &Value) {
         "dns_nameservers" => out.set(&["network", "nameservers"], value.clone()),
         "ntp_servers" => out.set(&["machine", "time", "servers"], value.clone()),
         "modules" => {
-            for module in value.as_array().into_iter().flatten() {
-                let why = "modules are loaded for the hardware and for the orchestrator as they are needed";
-                out.leave(format!("{at}: {}", text(module)), why);
-            }
+            let names = value.as_array().into_iter().flatten().map(text);
+            let modules = names.map(|name| json!({"name": name})).collect();
+            out.set(&["machine", "kernel", "modules"], Value::Array(modules));
         }
         "environment" => {
             for (name, value) in value.as_object().into_iter().flatten() {

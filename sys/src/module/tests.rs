@@ -91,6 +91,21 @@ fn what_is_built_in_loads_without_a_word() {
 }
 
 #[test]
+fn parameters_are_words() {
+    let of = |all: &[(&str, &str)]| {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        words(&all.iter().map(owned).collect())
+    };
+    for (all, text) in [
+        (&[][..], ""),
+        (&[("hashsize", "65536")], "hashsize=65536"),
+        (&[("b", "1,2"), ("a", "x y")], "a=\"x y\" b=1,2"),
+    ] {
+        assert_eq!(of(all), text);
+    }
+}
+
+#[test]
 fn a_missing_index_names_its_file() {
     let dir = tempfile::tempdir().unwrap();
     assert!(

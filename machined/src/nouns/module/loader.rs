@@ -3,44 +3,67 @@
 //! is loaded.
 
 use crate::engine::Wake;
-use keelson_sys::module::Index;
+use keelson_sys::module::{Index, Parameters};
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::{mpsc, watch};
 
 /// The modules that are yet to be loaded. Empty when nothing is going on.
 pub(crate) type Loading = watch::Receiver<BTreeSet<String>>;
 
-/// A module that the kernel refused, and why.
-pub(super) type Refusal = (String, String);
+/// What came of loading a module.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// The kernel refused it, and why.
+    Refused(String, String),
+    /// It was inserted, with what these say.
+    Loaded(String, Arc<Parameters>),
+}
+
+/// One module to load.
+struct Job {
+    index: Arc<Index>,
+    name: String,
+    given: Arc<Parameters>,
+}
 
 /// The loader.
 pub(super) struct Loader {
-    jobs: mpsc::UnboundedSender<(Arc<Index>, String)>,
+    jobs: mpsc::UnboundedSender<Job>,
     loading: watch::Sender<BTreeSet<String>>,
-    refusals: mpsc::UnboundedReceiver<Refusal>,
+    told: mpsc::UnboundedReceiver<Told>,
 }
 
 impl Loader {
     /// Starts it. The loop is woken when everything asked for was tried.
     pub(super) fn start(wake: Wake) -> Loader {
         let (jobs, asked) = mpsc::unbounded_channel();
-        let (told, refusals) = mpsc::unbounded_channel();
+        let (tell, told) = mpsc::unbounded_channel();
         let loading = watch::Sender::default();
-        tokio::spawn(work(asked, loading.clone(), told, wake));
+        tokio::spawn(work(asked, loading.clone(), tell, wake));
         Loader {
             jobs,
             loading,
-            refusals,
+            told,
         }
     }
 
-    /// Loads this one behind those that were asked for before.
-    pub(super) fn load(&self, index: Arc<Index>, name: &str) -> anyhow::Result<()> {
+    /// Loads this one behind those that were asked for before; it and what it needs are
+    /// given their parameters.
+    pub(super) fn load(
+        &self,
+        index: Arc<Index>,
+        name: &str,
+        given: Arc<Parameters>,
+    ) -> anyhow::Result<()> {
         self.loading.send_modify(|loading| {
             loading.insert(name.to_owned());
         });
         self.jobs
-            .send((index, name.to_owned()))
+            .send(Job {
+                index,
+                name: name.to_owned(),
+                given,
+            })
             .map_err(|_| anyhow::anyhow!("the loader of modules has ended"))
     }
 
@@ -49,31 +72,41 @@ impl Loader {
         self.loading.subscribe()
     }
 
-    /// What was refused since the last call.
-    pub(super) fn refusals(&mut self) -> Vec<Refusal> {
-        std::iter::from_fn(|| self.refusals.try_recv().ok()).collect()
+    /// What came of it since the last call.
+    pub(super) fn told(&mut self) -> Vec<Told> {
+        std::iter::from_fn(|| self.told.try_recv().ok()).collect()
     }
 }
 
 async fn work(
-    mut asked: mpsc::UnboundedReceiver<(Arc<Index>, String)>,
+    mut asked: mpsc::UnboundedReceiver<Job>,
     loading: watch::Sender<BTreeSet<String>>,
-    told: mpsc::UnboundedSender<Refusal>,
+    tell: mpsc::UnboundedSender<Told>,
     wake: Wake,
 ) {
-    while let Some((index, name)) = asked.recv().await {
-        let module = name.clone();
-        let result = tokio::task::spawn_blocking(move || index.load(&module, "")).await;
-        let refusal = match result {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(format!("{:#}", anyhow::Error::from(error))),
-            Err(error) => Some(error.to_string()),
+    while let Some(Job { index, name, given }) = asked.recv().await {
+        let (module, with) = (name.clone(), given.clone());
+        let work = move || {
+            let mut inserted = Vec::new();
+            let result = index.load_with(&module, &with, &mut inserted);
+            (result, inserted)
         };
+        let (refusal, inserted) = match tokio::task::spawn_blocking(work).await {
+            Ok((Ok(_), inserted)) => (None, inserted),
+            Ok((Err(error), inserted)) => {
+                (Some(format!("{:#}", anyhow::Error::from(error))), inserted)
+            }
+            Err(error) => (Some(error.to_string()), Vec::new()),
+        };
+        let loaded = inserted
+            .into_iter()
+            .map(|name| Told::Loaded(name, given.clone()));
+        let refused = refusal.map(|why| Told::Refused(name.clone(), why));
         // Told before it counts as tried: who looks then finds both.
-        if let Some(why) = refusal
-            && told.send((name.clone(), why)).is_err()
-        {
-            return;
+        for told in loaded.chain(refused) {
+            if tell.send(told).is_err() {
+                return;
+            }
         }
         loading.send_modify(|loading| {
             loading.remove(&name);
@@ -97,14 +130,16 @@ mod tests {
         let wake = Wake::default();
         let mut loader = Loader::start(wake.clone());
         for name in ["there", "nowhere"] {
-            loader.load(index.clone(), name).unwrap();
+            loader.load(index.clone(), name, Arc::default()).unwrap();
         }
         assert_eq!(loader.loading().borrow().len(), 2);
         wake.notified().await;
         assert!(loader.loading().borrow().is_empty());
-        let refusals = loader.refusals();
-        let names: Vec<&str> = refusals.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["nowhere"]);
-        assert!(refusals[0].1.contains("cannot open"), "{refusals:?}");
+        let told = loader.told();
+        let [Told::Refused(name, why)] = &told[..] else {
+            panic!("{told:?}");
+        };
+        assert_eq!(name, "nowhere");
+        assert!(why.contains("cannot open"), "{why}");
     }
 }
