@@ -2,7 +2,7 @@
 //! not the machine comes back by itself.
 
 use anyhow::{Context, Result, ensure};
-use keelson_disk::bundle::Manifest;
+use keelson_disk::{bundle::Manifest, verity};
 use keelson_tests::{
     BOOT, Flavor, Image, Node, Release, development_key, image_builder, signed_again,
 };
@@ -55,7 +55,8 @@ fn what_may_not_run_is_refused_and_a_good_release_is_kept() -> Result<()> {
     let foreign_arch = forged("arch", |manifest| manifest.arch = "arm64".into())?;
     let metal = forged("variant", |manifest| manifest.variant = "metal".into())?;
     let oversize = forged("oversize", |manifest| {
-        manifest.image.unpacked_bytes = 3 << 30;
+        manifest.root.data_blocks = (3 << 30) / verity::BLOCK;
+        manifest.image.unpacked_bytes = manifest.root.image_blocks() * verity::BLOCK;
     })?;
     for (what, bundle, why) in [
         ("its manifest", spoilt("manifest", 40)?, ""),
@@ -85,18 +86,20 @@ fn what_may_not_run_is_refused_and_a_good_release_is_kept() -> Result<()> {
     let output = upgrade(&node, &older)?;
     ensure!(output.stderr.contains("floor"), "{}", output.stderr);
 
-    // What this release was told, the one before has never read; nor has its cluster.
+    // What this release was told, the one before has never read; nor has its cluster, which
+    // was started once before the upgrade and three times since.
     node.osctl
         .ok(["patch", "-p", "machine: {hostname: node-2}"])?;
+    node.wait_for_log("standin", "remembers 3 starts", BOOT)?;
+    node.osctl.ok(["health", "--timeout", "5m"])?;
     node.osctl.ok(["rollback", "--restore-snapshot"])?;
     wait_for_version(&node, env!("CARGO_PKG_VERSION"))?;
     let told = node.osctl.ok(["get", "upgrade"])?;
     ensure!(told.contains("rolled back"), "{told}");
     let config = node.osctl.ok(["get", "config"])?;
     ensure!(config.contains("node-1"), "{config}");
-    // Started once before the upgrade, and twice after it.
-    node.wait_for_log("standin", "remembers 3 starts", BOOT)?;
-    let log = node.wait_for_log("standin", "again as it was", BOOT)?;
+    node.osctl.ok(["health", "--timeout", "5m"])?;
+    let log = node.osctl.ok(["logs", "standin"])?;
     let last = log.lines().rfind(|line| line.contains("remembers"));
     ensure!(last == Some("standin remembers 1 starts"), "{log}");
     Ok(())
