@@ -38,6 +38,8 @@ pub(crate) enum Behaviour {
     FillDisk,
     /// When it is told to end, kills machined first.
     KillMachinedAtTheEnd,
+    /// Writes to its volume as fast as it can, flushes, and says how long that took.
+    Write,
     /// Does nothing, and says once how much memory the idle machine uses.
     Idle,
 }

@@ -80,6 +80,7 @@ fn main() -> Result<()> {
         }
         Behaviour::Probe => drop(thread::spawn(probe::run)),
         Behaviour::Idle => drop(thread::spawn(idle::report)),
+        Behaviour::Write => memory::write(&config.data_dir)?,
         Behaviour::FillDisk => memory::fill(&config.data_dir)?,
         Behaviour::KillMachinedAtTheEnd => {
             drop(thread::spawn(move || assassin::kill_machined_after(term)))

@@ -7,6 +7,7 @@ use std::{
     fs::{self, File},
     io::{Seek as _, SeekFrom, Write as _},
     path::Path,
+    time::Instant,
 };
 
 /// Where K3s has its SQLite file.
@@ -30,6 +31,32 @@ pub(crate) fn open(data_dir: &Path) -> Result<()> {
     file.write_all(b"s")?;
     file.sync_all()?;
     println!("standin remembers {starts} starts");
+    Ok(())
+}
+
+/// How much is written to see how fast that is.
+const WRITTEN: usize = 64 << 20;
+
+/// Writes a file and flushes it to the disk: `write: BYTES bytes in MICROSECONDS us`.
+pub(crate) fn write(data_dir: &Path) -> Result<()> {
+    // What the volume would pack or share is no measure.
+    let mut state = 1u64;
+    let piece: Vec<u8> = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    })
+    .take(1 << 20)
+    .collect();
+    let begun = Instant::now();
+    let mut file = File::create(data_dir.join("written")).context("making a file")?;
+    for _ in 0..WRITTEN / piece.len() {
+        file.write_all(&piece)?;
+    }
+    file.sync_all()?;
+    let micros = begun.elapsed().as_micros();
+    println!("write: {WRITTEN} bytes in {micros} us");
     Ok(())
 }
 

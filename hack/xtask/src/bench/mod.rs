@@ -17,6 +17,7 @@ mod keelson;
 mod memory;
 mod sizes;
 mod table;
+mod upgrade;
 
 use crate::{build, step::step};
 use answer::Answer;
@@ -38,6 +39,9 @@ pub(crate) struct Args {
     /// Measure the images that are there, in place of building them
     #[arg(long)]
     no_build: bool,
+    /// Measure an upgrade in its parts, and nothing else
+    #[arg(long, conflicts_with = "json")]
+    upgrade: bool,
 }
 
 /// What was measured on one system.
@@ -86,6 +90,9 @@ struct Manifest {
 
 /// Builds what is missing, boots both, and prints the table.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
+    if args.upgrade {
+        return upgrade::run(&image(root, Flavor::Standin, args.no_build)?, args.runs);
+    }
     ensure!(
         fs::metadata("/proc/self")?.uid() == 0,
         "the benchmark needs root: debootstrap makes a file system with its owners and devices"
