@@ -36,6 +36,8 @@ object! {
         sysctls: Entries<TextOrNumber> = "sysctls", example("{vm.max_map_count: \"262144\"}");
         /// The kernel's modules. Its arguments are no field: they stand in the signed boot image.
         kernel: KernelSection = "kernel";
+        /// Where its logs go, beside the machine itself.
+        logging: LoggingSection = "logging";
         /// How its clock is kept.
         time: TimeSection = "time";
         /// Who may call it.
@@ -129,6 +131,24 @@ object! {
         name: String = "name", required, example("zram");
         /// What it is loaded with. Where it is loaded already, what the kernel lets be changed is changed at once; for the rest the machine is rebooted.
         parameters: Entries<TextOrNumber> = "parameters", example("{hashsize: 65536}"), takes(Takes::Reboot);
+    }
+}
+
+object! {
+    /// Where logs go.
+    LoggingSection {
+        /// Servers that get every line of the kernel's log and of the services' logs.
+        forward: List<ForwardSection> = "forward", example("[{url: \"tcp://10.0.0.9:5170\"}]");
+    }
+}
+
+object! {
+    /// A server that gets the logs, one JSON object a line: `time`, `node`, `source`, `level` where it is known, `message`.
+    ForwardSection by "url" {
+        /// Where it listens: `tcp://host:port`, `udp://host:port` or, with TLS, `tls://host:port`. The image's CAs and machine.trustedCAs are trusted; machine.proxy is not gone through.
+        url: String = "url", required, example("tls://logs.example.com:6514");
+        /// What every line has besides. It is not secret.
+        fields: Entries<TextOrNumber> = "fields", example("{cluster: shop-7}");
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Machine {
     pub sysctls: BTreeMap<SysctlKey, String>,
     /// Kernel modules to load beside the machine's own, in the order of the config.
     pub modules: Vec<Module>,
+    /// The servers that get the machine's logs.
+    pub forward: Vec<Forward>,
     /// How the clock is kept.
     pub time: Time,
     /// Who may call the machine. `None` only in [`Machine::maintenance`].
@@ -72,6 +74,37 @@ pub struct Module {
 /// The name of a kernel module as the kernel has it: with `_`, never `-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ModuleName(pub(crate) String);
+
+/// A server that gets the machine's logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Which one, and how it is reached.
+    pub to: LogServer,
+    /// What every line has besides.
+    pub fields: BTreeMap<String, String>,
+}
+
+/// Where logs are sent. `Display` writes the URL.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogServer {
+    /// How it is reached.
+    pub protocol: LogProtocol,
+    /// Its name or address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// How a server of logs is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogProtocol {
+    /// Lines in datagrams.
+    Udp,
+    /// Lines.
+    Tcp,
+    /// Lines in TLS; the server's name is checked.
+    Tls,
+}
 
 /// How the clock is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -290,6 +323,7 @@ impl Machine {
             role: Role::None,
             sysctls: BTreeMap::new(),
             modules: Vec::new(),
+            forward: Vec::new(),
             time: Time {
                 servers: Vec::new(),
             },
@@ -400,6 +434,25 @@ impl fmt::Display for MacAddr {
 impl fmt::Debug for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for LogServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LogServer {
+            protocol,
+            host,
+            port,
+        } = self;
+        let scheme = match protocol {
+            LogProtocol::Udp => "udp",
+            LogProtocol::Tcp => "tcp",
+            LogProtocol::Tls => "tls",
+        };
+        match host.contains(':') {
+            true => write!(f, "{scheme}://[{host}]:{port}"),
+            false => write!(f, "{scheme}://{host}:{port}"),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod egress;
 mod firewall;
 mod images;
 mod kernel;
+mod logging;
 mod network;
 mod orchestrator;
 mod together;
@@ -79,6 +80,7 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         hostname,
         sysctls,
         kernel,
+        logging,
         time,
         api,
         health_gate,
@@ -103,6 +105,7 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         Given::Absent | Given::Bad => BTreeMap::new(),
     };
     let modules = kernel::modules(reader, kernel);
+    let forward = logging::forward(reader, logging);
     let time = self::time(reader, time);
     let api = api.is().and_then(|api| self::api(reader, &api.value));
     let health_gate = self::health_gate(reader, health_gate);
@@ -115,6 +118,7 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         role: role?,
         sysctls,
         modules,
+        forward,
         time,
         api: Some(api?),
         health_gate,

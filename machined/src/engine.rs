@@ -38,7 +38,7 @@ use crate::{
     crashlog,
     events::Events,
     facts::Facts,
-    health,
+    forward, health,
     identity::{self, Credentials, Identity},
     initclient::{Init, InitEvent},
     noun::{Noun as _, Reconcile},
@@ -421,6 +421,11 @@ impl Engine {
             orchestrator: orchestrator.clone(),
         };
         tokio::spawn(health::keep(sources, self.health.clone()));
+        tokio::spawn(forward::keep(
+            self.wanted.subscribe(),
+            views::logs(self.payload.as_deref()),
+            self.resources.clone(),
+        ));
         let returning = cluster::keep_in_service(orchestrator.clone(), self.events.clone());
         Running {
             returning: tokio::spawn(returning).abort_handle(),

@@ -3,7 +3,7 @@
 //! to the file system as a hole at the head.
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use rustix::{
     fs::{FallocateFlags, SeekFrom, fallocate, seek},
     io::Errno,
@@ -78,27 +78,62 @@ pub(crate) fn read(
     tail: Option<u32>,
     follow: bool,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
-    stream::unfold(
-        Some(Reader {
-            path,
-            tail,
-            follow,
-            open: None,
-        }),
-        |reader| async move {
-            let mut reader = reader?;
-            match reader.next().await {
-                Ok(Some(piece)) => Some((Ok(piece), Some(reader))),
-                Ok(None) => None,
-                Err(error) => Some((Err(error), None)),
-            }
-        },
-    )
+    let reader = Reader {
+        path,
+        start: Start::Tail(tail),
+        follow,
+        open: None,
+    };
+    pieces(reader).map(|piece| piece.map(|piece| piece.bytes))
+}
+
+/// Where reading begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// With the last lines; with all that is kept if `None`.
+    Tail(Option<u32>),
+    /// At an offset; at the beginning of a log that is shorter, which is another one.
+    Offset(u64),
+    /// With what is written from now on.
+    End,
+}
+
+/// A part of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// What is written there.
+    pub bytes: Bytes,
+    /// Where it begins. Behind the end of the piece before if what was between is not kept.
+    pub start: u64,
+}
+
+/// What is written to a log, for ever. A file that does not exist yet is empty.
+pub(crate) fn follow(
+    path: PathBuf,
+    start: Start,
+) -> impl Stream<Item = io::Result<Piece>> + Send + use<> {
+    pieces(Reader {
+        path,
+        start,
+        follow: true,
+        open: None,
+    })
+}
+
+fn pieces(reader: Reader) -> impl Stream<Item = io::Result<Piece>> + Send + use<> {
+    stream::unfold(Some(reader), |reader| async move {
+        let mut reader = reader?;
+        match reader.next().await {
+            Ok(Some(piece)) => Some((Ok(piece), Some(reader))),
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    })
 }
 
 struct Reader {
     path: PathBuf,
-    tail: Option<u32>,
+    start: Start,
     follow: bool,
     /// The file and how far it was read.
     open: Option<(Arc<File>, u64)>,
@@ -106,19 +141,20 @@ struct Reader {
 
 impl Reader {
     /// The next piece; `None` at the end unless following.
-    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+    async fn next(&mut self) -> io::Result<Option<Piece>> {
         loop {
             if let Some((file, offset)) = self.open.clone() {
-                let (piece, end) = blocking(move || piece(&file, offset)).await?;
+                let (bytes, end) = blocking(move || piece(&file, offset)).await?;
                 if let Some(open) = &mut self.open {
                     open.1 = end;
                 }
-                if !piece.is_empty() {
-                    return Ok(Some(piece));
+                if !bytes.is_empty() {
+                    let start = end - bytes.len() as u64;
+                    return Ok(Some(Piece { bytes, start }));
                 }
             } else {
-                let (path, tail) = (self.path.clone(), self.tail);
-                match blocking(move || open(&path, tail)).await {
+                let (path, start) = (self.path.clone(), self.start);
+                match blocking(move || open(&path, start)).await {
                     Ok(opened) => {
                         self.open = Some(opened);
                         continue;
@@ -141,14 +177,21 @@ async fn blocking<T: Send + 'static>(
     spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// Opens a log, and finds where its last lines begin.
-fn open(path: &Path, tail: Option<u32>) -> io::Result<(Arc<File>, u64)> {
+/// Opens a log, and finds where to begin.
+fn open(path: &Path, start: Start) -> io::Result<(Arc<File>, u64)> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
-    let first = whole_line(&file, 0, size)?;
-    let start = match tail {
-        Some(lines) => last_lines(&file, first, size, lines)?,
-        None => first,
+    let start = match start {
+        Start::End => size,
+        Start::Offset(offset) if offset <= size => offset,
+        Start::Offset(_) => 0,
+        Start::Tail(tail) => {
+            let first = whole_line(&file, 0, size)?;
+            match tail {
+                Some(lines) => last_lines(&file, first, size, lines)?,
+                None => first,
+            }
+        }
     };
     Ok((Arc::new(file), start))
 }
@@ -218,7 +261,6 @@ fn last_lines(file: &File, first: u64, size: u64, lines: u32) -> io::Result<u64>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::StreamExt as _;
     use proptest::prelude::*;
     use std::{fs, io::Write as _};
 
@@ -278,6 +320,28 @@ mod tests {
             (&first[..], &second[..]),
             (&b"first\n"[..], &b"second\n"[..])
         );
+    }
+
+    #[tokio::test]
+    async fn a_follower_begins_where_it_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        fs::write(&path, "one\ntwo\n").unwrap();
+        for (start, bytes, at) in [
+            (Start::Offset(0), "one\ntwo\n", 0),
+            (Start::Offset(4), "two\n", 4),
+            (Start::Offset(100), "one\ntwo\n", 0),
+            (Start::Tail(Some(1)), "two\n", 4),
+        ] {
+            let piece = Box::pin(follow(path.clone(), start)).next().await;
+            let wanted = Piece {
+                bytes: bytes.into(),
+                start: at,
+            };
+            assert_eq!(piece.unwrap().unwrap(), wanted, "{start:?}");
+        }
+        let (_, end) = open(&path, Start::End).unwrap();
+        assert_eq!(end, 8);
     }
 
     /// Lines that say where they begin.

@@ -12,6 +12,7 @@ mod dhcp;
 mod engine;
 mod events;
 mod facts;
+mod forward;
 mod health;
 mod identity;
 mod initclient;

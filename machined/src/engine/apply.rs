@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     acquire::Found,
+    forward,
     store::{Configs, Stored},
 };
 use bytes::Bytes;
@@ -57,6 +58,7 @@ impl Engine {
                 Some(planned) => steps = planned,
                 None => diagnostics.push(late(&apply.file_name)),
             }
+            steps.extend(forward::plan(&have, &machine));
             steps.extend(running.orchestrator.plan(&have, &machine));
         }
         let after_reboot = self.after_reboot(&apply.config, &machine);

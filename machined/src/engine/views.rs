@@ -1,7 +1,7 @@
 //! What the engine tells from what is published, without asking the owner.
 
 use super::handle::{Error, Shared};
-use crate::orchestrator;
+use crate::orchestrator::{self, payload::Payload};
 use keelson_config::{Machine, Role};
 use std::{io, path::PathBuf};
 
@@ -14,6 +14,16 @@ pub(super) fn log_files() -> Vec<PathBuf> {
     ]
     .map(PathBuf::from)
     .into()
+}
+
+/// The services' logs by name. `payload` is the orchestrator that the image carries.
+pub(super) fn logs(payload: Option<&Payload>) -> Vec<(String, PathBuf)> {
+    let own = ["machined", "apid"].map(|name| {
+        let path = PathBuf::from(format!("/run/log/{name}.log"));
+        (name.to_owned(), path)
+    });
+    let orchestrator = payload.map(|payload| (payload.name.clone(), orchestrator::LOG_FILE.into()));
+    own.into_iter().chain(orchestrator).collect()
 }
 
 /// The file that a service's output is appended to.
