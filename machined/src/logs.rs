@@ -14,7 +14,7 @@ use std::{
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{task::spawn_blocking, time::sleep};
 
@@ -94,8 +94,9 @@ pub(crate) enum Start {
     Tail(Option<u32>),
     /// At an offset; at the beginning of a log that is shorter, which is another one.
     Offset(u64),
-    /// With what is written from now on.
-    End,
+    /// With what is written from now on; at the beginning of a log that was begun after this
+    /// moment.
+    Since(SystemTime),
 }
 
 /// A part of a log.
@@ -182,7 +183,14 @@ fn open(path: &Path, start: Start) -> io::Result<(Arc<File>, u64)> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
     let start = match start {
-        Start::End => size,
+        Start::Since(moment) => {
+            let begun = file.metadata()?.created();
+            if begun.is_ok_and(|begun| begun >= moment) {
+                0
+            } else {
+                size
+            }
+        }
         Start::Offset(offset) if offset <= size => offset,
         Start::Offset(_) => 0,
         Start::Tail(tail) => {
@@ -340,8 +348,11 @@ mod tests {
             };
             assert_eq!(piece.unwrap().unwrap(), wanted, "{start:?}");
         }
-        let (_, end) = open(&path, Start::End).unwrap();
-        assert_eq!(end, 8);
+        let hour = Duration::from_secs(3600);
+        for (moment, start) in [(SystemTime::now() + hour, 8), (SystemTime::now() - hour, 0)] {
+            let (_, found) = open(&path, Start::Since(moment)).unwrap();
+            assert_eq!(found, start);
+        }
     }
 
     /// Lines that say where they begin.

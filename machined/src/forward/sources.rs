@@ -8,6 +8,7 @@ use super::{
 use crate::{
     kmsg, logs,
     nouns::file::{RenderedFile, ensure},
+    orchestrator::moment,
 };
 use futures_util::{StreamExt as _, pin_mut};
 use serde::{Deserialize, Serialize};
@@ -187,14 +188,15 @@ fn of_kernel(record: &kmsg::Record) -> Entry {
 }
 
 /// Reads a service's log for ever. Where this boot has not read it yet: from its beginning
-/// if it is of this boot, or else what comes from now on.
+/// if it was begun in this boot, or else what comes from now on.
 pub(super) async fn service(source: String, path: PathBuf, out: Out) {
     loop {
         let reached = out.positions.reached().services.get(&source).copied();
         let from = match reached {
             Some(offset) => logs::Start::Offset(offset),
             None if path.starts_with("/run") => logs::Start::Offset(0),
-            None => logs::Start::End,
+            // What the boots before left in it is not sent again.
+            None => logs::Start::Since(moment(0)),
         };
         read_service(&source, &path, from, &out).await;
         sleep(AGAIN).await;
@@ -360,6 +362,7 @@ mod tests {
         let path = dir.path().join("log");
         fs::write(&path, "of the boot before\n").unwrap();
         let (out, destination, _all) = out(dir.path());
+        let later = SystemTime::now() + Duration::from_secs(3600);
         let write = async {
             // Again and again: nobody says when it is opened.
             loop {
@@ -370,7 +373,7 @@ mod tests {
             }
         };
         let found = tokio::select! {
-            () = service("k3s".to_owned(), path.clone(), out) => Vec::new(),
+            () = read_service("k3s", &path, logs::Start::Since(later), &out) => Vec::new(),
             () = write => Vec::new(),
             found = messages(&destination, 1) => found,
         };
