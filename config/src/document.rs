@@ -4,7 +4,8 @@
 use crate::{
     Secret,
     model::Takes,
-    read::{Any, Entries, Located, TextOrNumber, choice, object},
+    read::{Any, Entries, Located, Read, Reader, Shape, Table, TextOrNumber, choice, object},
+    tree::NodeId,
 };
 
 type List<T> = Vec<Located<T>>;
@@ -267,10 +268,18 @@ choice! {
 object! {
     /// One link.
     LinkSection by "name" | "select" {
-        /// The kernel's name for it.
+        /// The kernel's name for it, or the one that a link that is made gets.
         name: String = "name", example("eth0");
         /// Picks it by what it is, where its name may change.
         select: SelectSection = "select";
+        /// Makes the link: a network of its own on another link, told apart by a number (IEEE 802.1Q).
+        vlan: VlanSection = "vlan", example("{parent: eth0, id: 100}");
+        /// Makes the link: several links that act as one.
+        bond: BondSection = "bond", example("{links: [eth0, eth1], mode: 802.3ad}");
+        /// Makes the link: a switch made of software.
+        bridge: BridgeSection = "bridge", example("{links: [eth2]}");
+        /// Makes the link: one without a cable, for addresses that are always there.
+        dummy: DummySection = "dummy", example("{}");
         /// Asks for an address.
         dhcp: DhcpSection = "dhcp";
         /// Fixed addresses, each with the length of its prefix.
@@ -289,6 +298,70 @@ object! {
         mac: String = "mac", example("52:54:00:12:34:56");
         /// The kernel driver that serves it.
         driver: String = "driver", example("virtio_net");
+    }
+}
+
+object! {
+    /// A network of its own on another link. The link is made, and goes with its entry.
+    VlanSection {
+        /// The link that carries it, by name. One that has no entry of its own is only switched on.
+        parent: String = "parent", required, example("eth0");
+        /// Its number, 1 to 4094. No other VLAN of the parent has it.
+        id: u32 = "id", required, example("100");
+    }
+}
+
+object! {
+    /// Several links that act as one. The link is made, and goes with its entry; another mode makes it anew.
+    BondSection {
+        /// The links that it is made of, by name. They have no addresses of their own, and its MTU.
+        links: List<String> = "links", required, example("[eth0, eth1]");
+        /// How they share the work. `active-backup`, `balance-tlb` and `balance-alb` ask nothing of the switch; the others need one that is set up for it. Default: active-backup.
+        mode: BondModeWord = "mode";
+        /// How often it looks whether they have carrier, in milliseconds. Default: 100.
+        miimon: u32 = "miimon", example("100");
+    }
+}
+
+choice! {
+    /// How the links of a bond share the work.
+    BondModeWord {
+        "balance-rr" => BalanceRr,
+        "active-backup" => ActiveBackup,
+        "balance-xor" => BalanceXor,
+        "broadcast" => Broadcast,
+        "802.3ad" => Ieee8023Ad,
+        "balance-tlb" => BalanceTlb,
+        "balance-alb" => BalanceAlb,
+    }
+}
+
+object! {
+    /// A switch made of software. The link is made, and goes with its entry.
+    BridgeSection {
+        /// Its ports, by name; they have no addresses of their own. What others connect to it stays. Default: none.
+        links: List<String> = "links", example("[eth2]");
+        /// Finds loops between switches and breaks them (IEEE 802.1D); a port then waits half a minute before it works. Default: false.
+        stp: bool = "stp";
+    }
+}
+
+/// A link without a cable: nothing can be said of it.
+#[derive(Debug)]
+pub(crate) struct DummySection;
+
+impl Read for DummySection {
+    const SHAPE: &'static Shape = &Shape::Object(&Table {
+        docs: "A link without a cable. It is made, and goes with its entry.",
+        by: &[],
+        fields: &[],
+    });
+
+    fn read(reader: &mut Reader<'_>, at: NodeId) -> Option<Self> {
+        let Shape::Object(table) = Self::SHAPE else {
+            return None;
+        };
+        reader.object(at, table).map(|_| DummySection)
     }
 }
 

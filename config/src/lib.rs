@@ -35,7 +35,7 @@ pub use read::nearest;
 pub use reference::reference;
 pub use schema::schema;
 pub use setting::OWNED_SETTINGS;
-pub use value::Wrong;
+pub use value::{LINKS_OF_PODS, Wrong, is_of_pods};
 
 use diagnostic::{Problem, Problems};
 use document::Document;

@@ -241,8 +241,10 @@ pub struct FirewallRule {
 /// One link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Which of the machine's links this is.
+    /// Which of the machine's links this is. One that is made has a name and nothing else.
     pub select: LinkSelector,
+    /// The machine makes it, as this.
+    pub made: Option<Made>,
     /// Ask a DHCPv4 server for an address.
     pub dhcp_v4: bool,
     /// Fixed addresses.
@@ -251,6 +253,56 @@ pub struct Link {
     pub mtu: Option<u32>,
     /// Fixed routes through this link.
     pub routes: Vec<Route>,
+}
+
+/// A link that the machine makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// A network of its own on another link (IEEE 802.1Q).
+    Vlan {
+        /// The link that carries it, by name.
+        parent: String,
+        /// 1 to 4094.
+        id: u16,
+    },
+    /// Several links that act as one.
+    Bond {
+        /// Their names; at least one.
+        links: Vec<String>,
+        /// How they share the work.
+        mode: BondMode,
+        /// How often it looks whether they have carrier, in milliseconds.
+        miimon: u32,
+    },
+    /// A switch.
+    Bridge {
+        /// The names of its ports.
+        links: Vec<String>,
+        /// Finds loops and breaks them (IEEE 802.1D).
+        stp: bool,
+    },
+    /// A link without a cable.
+    Dummy,
+}
+
+/// How the links of a bond share the work; the numbers are the kernel's, see
+/// include/uapi/linux/if_bonding.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BondMode {
+    /// One packet through each in turn.
+    BalanceRr = 0,
+    /// One works, the others wait for it to fail.
+    ActiveBackup = 1,
+    /// The addresses say which.
+    BalanceXor = 2,
+    /// Every packet through all.
+    Broadcast = 3,
+    /// As agreed with the switch (LACP).
+    Ieee8023Ad = 4,
+    /// The load says which, for what is sent.
+    BalanceTlb = 5,
+    /// The load says which, both ways.
+    BalanceAlb = 6,
 }
 
 /// Picks links. Every field that is set must match.
@@ -347,10 +399,54 @@ impl Link {
     pub fn any_dhcp() -> Self {
         Link {
             select: LinkSelector::default(),
+            made: None,
             dhcp_v4: true,
             addresses: Vec::new(),
             mtu: None,
             routes: Vec::new(),
+        }
+    }
+}
+
+impl Made {
+    /// The links that are part of it.
+    pub fn members(&self) -> &[String] {
+        match self {
+            Made::Bond { links, .. } | Made::Bridge { links, .. } => links,
+            Made::Vlan { .. } | Made::Dummy => &[],
+        }
+    }
+
+    /// The links that it stands on: its parts, or its parent.
+    pub fn below(&self) -> &[String] {
+        match self {
+            Made::Vlan { parent, .. } => std::slice::from_ref(parent),
+            _ => self.members(),
+        }
+    }
+
+    /// What it is, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Made::Vlan { .. } => "vlan",
+            Made::Bond { .. } => "bond",
+            Made::Bridge { .. } => "bridge",
+            Made::Dummy => "dummy",
+        }
+    }
+}
+
+impl BondMode {
+    /// As it is written, and as the kernel calls it.
+    pub fn word(self) -> &'static str {
+        match self {
+            BondMode::BalanceRr => "balance-rr",
+            BondMode::ActiveBackup => "active-backup",
+            BondMode::BalanceXor => "balance-xor",
+            BondMode::Broadcast => "broadcast",
+            BondMode::Ieee8023Ad => "802.3ad",
+            BondMode::BalanceTlb => "balance-tlb",
+            BondMode::BalanceAlb => "balance-alb",
         }
     }
 }

@@ -277,6 +277,8 @@ impl<'t> Reader<'t> {
             format!("did you mean {near}?")
         } else if let Some(elsewhere) = elsewhere(key, self.root) {
             format!("it belongs to {elsewhere}")
+        } else if table.fields.is_empty() {
+            "nothing is known here: write {}".to_owned()
         } else {
             let known: Vec<&str> = table.fields.iter().map(|field| field.key).collect();
             format!("known here: {}", known.join(", "))

@@ -35,6 +35,10 @@ fn section(page: &mut String, table: &'static Table, path: &str, takes: Takes) {
         )
         .ok();
     }
+    if table.fields.is_empty() {
+        page.push_str(" It has no keys.\n");
+        return;
+    }
     page.push_str("\n\n| key | type | default | applying a change | |\n|---|---|---|---|---|\n");
     for field in table.fields {
         row(page, field, path, field.takes.unwrap_or(takes));

@@ -3,19 +3,24 @@
 //! this file.
 //!
 //! What machined adds carries a mark ([`Mark`]): an address in IFA_PROTO, a route in its
-//! protocol. The mark lives in the kernel, so that a new machined knows what the one
+//! protocol, a link in its group, which is set in the same moment as the link is made (an
+//! alias would be a second step). The mark lives in the kernel, so that a new machined knows what the one
 //! before it added, and nothing of others is ever taken for ours.
 
 use crate::engine::Wake;
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use keelson_config::{Cidr, MacAddr};
+use keelson_config::{Cidr, MacAddr, Made};
 use rtnetlink::{
-    Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder,
+    Handle, LinkBond, LinkBridge, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVlan,
+    MulticastGroup, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
         address::{AddressAttribute, AddressMessage, AddressProtocol, CacheInfo},
-        link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+        link::{
+            BondMode, BridgeStpState, InfoBond, InfoBridge, InfoData, InfoKind, InfoVlan,
+            LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+        },
         route::{
             RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
             RouteType,
@@ -66,10 +71,14 @@ pub(crate) struct Link {
     pub ethernet: bool,
     /// It is the machine's own loopback.
     pub loopback: bool,
-    /// Software made it: a bridge, one end of a pair, a tunnel.
-    pub made: bool,
-    /// It is part of another link: a bridge's port, a bond's member.
-    pub enslaved: bool,
+    /// What it is, where software made it: a bridge, one end of a pair, a tunnel.
+    pub kind: Option<Kind>,
+    /// machined made it, because the config says so.
+    pub ours: bool,
+    /// The number of the link that carries it: a VLAN's parent.
+    pub parent: Option<u32>,
+    /// The number of the link that it is part of: a bridge's port, a bond's member.
+    pub part_of: Option<u32>,
     /// Its hardware address now.
     pub mac: Option<MacAddr>,
     /// The hardware address that it was built with.
@@ -82,6 +91,29 @@ pub(crate) struct Link {
     pub mtu: u32,
     /// The largest MTU that it can have; 0 is not known.
     pub largest_mtu: u32,
+}
+
+/// What software made, as far as machined makes such links too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A VLAN, by its number.
+    Vlan(u16),
+    /// A bond.
+    Bond {
+        /// The kernel's number for its mode.
+        mode: u8,
+        /// How often it looks at its members, in milliseconds.
+        miimon: u32,
+    },
+    /// A bridge.
+    Bridge {
+        /// Spanning tree is on.
+        stp: bool,
+    },
+    /// A link without a cable.
+    Dummy,
+    /// Anything else.
+    Other,
 }
 
 /// An address of a link.
@@ -180,26 +212,87 @@ impl Netlink {
 
     /// Switches a link on.
     pub(crate) async fn set_up(&self, link: u32) -> anyhow::Result<()> {
-        let message = LinkUnspec::new_with_index(link).up().build();
-        Ok(self
-            .handle
-            .link()
-            .change(message)
-            .execute()
+        self.change(LinkUnspec::new_with_index(link).up().build())
             .await
-            .map_err(plain)?)
     }
 
     /// Sets the largest packet of a link.
     pub(crate) async fn set_mtu(&self, link: u32, mtu: u32) -> anyhow::Result<()> {
-        let message = LinkUnspec::new_with_index(link).mtu(mtu).build();
-        Ok(self
-            .handle
-            .link()
-            .change(message)
-            .execute()
+        self.change(LinkUnspec::new_with_index(link).mtu(mtu).build())
             .await
-            .map_err(plain)?)
+    }
+
+    /// Makes a link, marks it and switches it on; a VLAN on its parent, by number.
+    pub(crate) async fn make(
+        &self,
+        name: &str,
+        made: &Made,
+        parent: Option<u32>,
+    ) -> anyhow::Result<()> {
+        let message = match made {
+            Made::Vlan { id, .. } => {
+                let parent = parent.context("its parent is not there")?;
+                marked(LinkVlan::new(name, parent, *id))
+            }
+            Made::Bond { mode, miimon, .. } => {
+                let mode = BondMode::from(*mode as u8);
+                marked(LinkBond::new(name).mode(mode).miimon(*miimon))
+            }
+            Made::Bridge { stp, .. } => marked(LinkBridge::new(name).stp_state(stp_state(*stp))),
+            Made::Dummy => marked(LinkDummy::new(name)),
+        };
+        let made = self.handle.link().add(message).execute().await;
+        made.map_err(plain).context("the kernel does not make it")
+    }
+
+    /// Sets what can be changed of a link that was made.
+    pub(crate) async fn configure(&self, link: u32, made: &Made) -> anyhow::Result<()> {
+        let (kind, data) = match made {
+            Made::Bond { miimon, .. } => (
+                InfoKind::Bond,
+                InfoData::Bond(vec![InfoBond::MiiMon(*miimon)]),
+            ),
+            Made::Bridge { stp, .. } => (
+                InfoKind::Bridge,
+                InfoData::Bridge(vec![InfoBridge::StpState(stp_state(*stp))]),
+            ),
+            Made::Vlan { .. } | Made::Dummy => return Ok(()),
+        };
+        let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(kind)
+            .index(link)
+            .set_info_data(data)
+            .build();
+        self.change(message).await
+    }
+
+    /// Removes a link that was made. One that is gone, with its parent, is fine.
+    pub(crate) async fn remove_link(&self, link: u32) -> anyhow::Result<()> {
+        match self.handle.link().del(link).execute().await.map_err(plain) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Makes a link part of another. A bond takes only what is switched off, and switches
+    /// it on again.
+    pub(crate) async fn join(&self, link: u32, of: u32, switched_off: bool) -> anyhow::Result<()> {
+        if switched_off {
+            self.change(LinkUnspec::new_with_index(link).down().build())
+                .await?;
+        }
+        let message = LinkUnspec::new_with_index(link).controller(of).build();
+        self.change(message).await
+    }
+
+    /// Takes a link out of the one that it is part of.
+    pub(crate) async fn release(&self, link: u32) -> anyhow::Result<()> {
+        self.change(LinkUnspec::new_with_index(link).nocontroller().build())
+            .await
+    }
+
+    async fn change(&self, message: LinkMessage) -> anyhow::Result<()> {
+        let change = self.handle.link().change(message);
+        Ok(change.execute().await.map_err(plain)?)
     }
 
     /// Adds an address, or gives the one that is there another lifetime and mark.
@@ -272,6 +365,10 @@ impl Netlink {
     }
 }
 
+/// The group of the links that machined made, as [`Mark::Config`] is of addresses. The
+/// kernel gives a link group 0, and no program of a Kubernetes host any.
+const LINK_GROUP: u32 = 71;
+
 /// INFINITY_LIFE_TIME of the kernel's addrconf.h.
 const FOREVER: u32 = u32::MAX;
 
@@ -336,14 +433,74 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::PermAddress(bytes) => link.permanent = mac(bytes),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::MaxMtu(mtu) => link.largest_mtu = *mtu,
-            LinkAttribute::Controller(_) => link.enslaved = true,
-            LinkAttribute::LinkInfo(infos) => {
-                link.made |= infos.iter().any(|info| matches!(info, LinkInfo::Kind(_)));
-            }
+            LinkAttribute::Controller(index) => link.part_of = Some(*index),
+            LinkAttribute::Link(index) => link.parent = Some(*index),
+            LinkAttribute::Group(group) => link.ours = *group == LINK_GROUP,
+            LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),
             _ => {}
         }
     }
     link
+}
+
+/// What software made a link as.
+fn kind(infos: &[LinkInfo]) -> Option<Kind> {
+    let found = infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    })?;
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(data) => Some(data),
+        _ => None,
+    });
+    let kind = match (found, data) {
+        (InfoKind::Dummy, _) => Kind::Dummy,
+        (InfoKind::Vlan, Some(InfoData::Vlan(data))) => {
+            let id = data.iter().find_map(|info| match info {
+                InfoVlan::Id(id) => Some(*id),
+                _ => None,
+            });
+            id.map_or(Kind::Other, Kind::Vlan)
+        }
+        (InfoKind::Bond, Some(InfoData::Bond(data))) => {
+            let (mut found, mut every) = (0, 0);
+            for info in data {
+                match info {
+                    InfoBond::Mode(mode) => found = u8::from(*mode),
+                    InfoBond::MiiMon(miimon) => every = *miimon,
+                    _ => {}
+                }
+            }
+            Kind::Bond {
+                mode: found,
+                miimon: every,
+            }
+        }
+        (InfoKind::Bridge, Some(InfoData::Bridge(data))) => {
+            let off = InfoBridge::StpState(BridgeStpState::Disabled);
+            let state = data
+                .iter()
+                .find(|info| matches!(info, InfoBridge::StpState(_)));
+            Kind::Bridge {
+                stp: state.is_some_and(|state| *state != off),
+            }
+        }
+        _ => Kind::Other,
+    };
+    Some(kind)
+}
+
+fn stp_state(on: bool) -> BridgeStpState {
+    if on {
+        BridgeStpState::KernelStp
+    } else {
+        BridgeStpState::Disabled
+    }
+}
+
+/// A new link, switched on, as one that machined made.
+fn marked<T: std::fmt::Debug>(link: LinkMessageBuilder<T>) -> LinkMessage {
+    link.up().link_group(LINK_GROUP).build()
 }
 
 fn address(message: &AddressMessage) -> Option<Address> {

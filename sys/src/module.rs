@@ -14,6 +14,10 @@ use thiserror::Error;
 /// `MODULE_INIT_COMPRESSED_FILE` of finit_module(2): the kernel unpacks the file.
 const COMPRESSED_FILE: i32 = 4;
 
+/// What modules are given whatever else is asked for: without it each of these two brings a
+/// link of its own, by the very name that a person would choose first.
+const PARAMETERS: &[(&str, &str)] = &[("bonding", "max_bonds=0"), ("dummy", "numdummies=0")];
+
 /// How deep dependencies may nest before the index is taken to be broken.
 const MAX_DEPTH: u32 = 32;
 
@@ -494,7 +498,11 @@ impl Index {
         for need in &entry.needs {
             self.load_tree(need, load, depth + 1)?;
         }
-        let result = insert(&self.dir.join(&entry.path), name, &(load.given)(name))?;
+        let result = insert(
+            &self.dir.join(&entry.path),
+            name,
+            &parameters(name, (load.given)(name)),
+        )?;
         if result == Loaded::Inserted {
             load.inserted.push(name.to_owned());
         }
@@ -533,6 +541,17 @@ impl<'a> Load<'a> {
             seen: BTreeSet::new(),
             inserted: Vec::new(),
         }
+    }
+}
+
+/// The parameters of a module: its own of [`PARAMETERS`], and behind them those that were
+/// asked for, which count more.
+fn parameters(name: &str, asked: String) -> String {
+    let mut known = PARAMETERS.iter();
+    match known.find(|(module, _)| *module == name) {
+        Some((_, own)) if asked.is_empty() => (*own).to_owned(),
+        Some((_, own)) => format!("{own} {asked}"),
+        None => asked,
     }
 }
 

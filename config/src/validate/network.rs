@@ -1,6 +1,8 @@
 //! The rules of `network`: which link an entry means, and that its addresses,
 //! routes and gateways fit each other.
 
+mod made;
+
 use super::{checked, firewall, first_of, items};
 use crate::{
     Cidr, Link, LinkSelector, Network, Route,
@@ -9,6 +11,7 @@ use crate::{
     tree::NodeId,
     value::{self, Wrong},
 };
+use made::Stack;
 use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
 /// The metric that the kernel gives IPv6 routes: IP6_RT_PRIO_USER in include/net/ip6_route.h.
@@ -45,11 +48,22 @@ pub(super) fn network(reader: &mut Reader<'_>, network: &Given<NetworkSection>) 
                 );
             }
             let mut seen = Seen::default();
-            links
+            let stack = Stack::of(&links.value);
+            let read: Vec<Link> = links
                 .value
                 .iter()
-                .filter_map(|written| link(reader, written, &mut seen))
-                .collect()
+                .filter_map(|written| link(reader, written, &stack, &mut seen))
+                .collect();
+            made::check(reader, &links.value, &stack);
+            let reached = read
+                .iter()
+                .any(|link| link.dhcp_v4 || !link.addresses.is_empty());
+            if !reached && !read.is_empty() && !reader.problems.has_errors() {
+                let message = "no link has an address: the machine cannot be reached";
+                let hint = "add `dhcp: {v4: true}`, or `addresses`, to one of them";
+                reader.error(links.at, message, hint);
+            }
+            read
         }
     };
     Some(Network {
@@ -151,8 +165,14 @@ fn hosts(
     hosts
 }
 
-fn link(reader: &mut Reader<'_>, written: &Located<LinkSection>, seen: &mut Seen) -> Option<Link> {
+fn link(
+    reader: &mut Reader<'_>,
+    written: &Located<LinkSection>,
+    stack: &Stack<'_>,
+    seen: &mut Seen,
+) -> Option<Link> {
     let section = &written.value;
+    let made = made::made(reader, written);
     let select = selector(reader, written);
     if let Some(select) = &select {
         match seen.links.get(select) {
@@ -192,7 +212,9 @@ fn link(reader: &mut Reader<'_>, written: &Located<LinkSection>, seen: &mut Seen
             .addresses
             .is()
             .is_some_and(|list| !reader.is_empty(list.at));
-    if !dhcp_v4 && addresses.is_empty() && !tried {
+    // What others stand on, or may, needs none.
+    let needless = made::is_made(section) || stack.carries(section);
+    if !dhcp_v4 && addresses.is_empty() && !tried && !needless {
         let hint = "add `dhcp: {v4: true}`, or `addresses`";
         reader.error(written.at, "the link would have no address", hint);
     }
@@ -208,6 +230,7 @@ fn link(reader: &mut Reader<'_>, written: &Located<LinkSection>, seen: &mut Seen
     let routes = routes(reader, section, &addresses, dhcp_v4, seen);
     Some(Link {
         select: select?,
+        made: made?,
         dhcp_v4,
         addresses,
         mtu,
@@ -217,6 +240,9 @@ fn link(reader: &mut Reader<'_>, written: &Located<LinkSection>, seen: &mut Seen
 
 /// Which link an entry means: by name or by what it is, never both.
 fn selector(reader: &mut Reader<'_>, written: &Located<LinkSection>) -> Option<LinkSelector> {
+    if made::is_made(&written.value) {
+        return made::name(reader, written);
+    }
     match (&written.value.name, &written.value.select) {
         (Given::Absent, Given::Absent) => {
             let hint = "add `name: eth0`, or `select: {mac: …}`";

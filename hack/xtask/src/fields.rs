@@ -76,13 +76,13 @@ pub(crate) fn table(root: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Every field that is no map of fields itself.
+/// Every field that is no map of fields itself; a map without any is one.
 fn leaves(shape: &'static Shape, path: &str, fields: &mut Vec<String>) {
     match shape {
         Shape::List(item) | Shape::Map(item) if matches!(item, Shape::Object(_)) => {
             leaves(item, path, fields);
         }
-        Shape::Object(table) => {
+        Shape::Object(table) if !table.fields.is_empty() => {
             for field in table.fields {
                 let dot = if path.is_empty() { "" } else { "." };
                 leaves(field.shape, &format!("{path}{dot}{}", field.key), fields);

@@ -9,7 +9,6 @@
 //!                           the orchestrator's own chains, which may still drop it
 //! ```
 
-use super::link::ORCHESTRATOR;
 use crate::{
     noun::Noun,
     resource::{Phase, Resource},
@@ -116,7 +115,7 @@ fn script(want: &Firewall) -> String {
         // Writing to a text does not fail.
         writeln!(text, "    {words}").unwrap_or_default();
     };
-    for prefix in ORCHESTRATOR {
+    for prefix in keelson_config::LINKS_OF_PODS {
         line(format!("iifname \"{prefix}*\" accept"));
     }
     line("ct state established,related accept".into());

@@ -3,6 +3,7 @@
 //! says so where it is not.
 
 use super::*;
+use crate::netlink::Kind;
 use crate::{
     engine::Wake,
     noun::Reconcile as _,
@@ -19,9 +20,9 @@ use dhcproto::{
     Decodable as _, Encodable as _,
     v4::{self, DhcpOption, MessageType},
 };
-use keelson_config as config;
+use keelson_config::{self as config, BondMode, Made};
 use nix::sched::{CloneFlags, unshare};
-use rtnetlink::{LinkUnspec, LinkVeth};
+use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth};
 use std::{
     fs::File,
     io,
@@ -256,6 +257,16 @@ impl Machined {
         taken
     }
 
+    /// Passes, until nothing is missing.
+    async fn rest(&mut self) {
+        for _ in 0..10 {
+            if self.pass().await.is_empty() {
+                return;
+            }
+        }
+        panic!("there is always something to do: {:?}", self.pass().await);
+    }
+
     /// Passes, until the client of the near end is as wished and nothing is missing.
     async fn settle(&mut self, wish: impl Fn(Option<&Status>) -> bool) {
         let near = number(&Netlink::connect().unwrap(), NEAR).await;
@@ -301,17 +312,7 @@ async fn near_addresses() -> Vec<String> {
 
 #[test]
 fn a_cable_to_a_dhcp_server() {
-    let test = thread::spawn(|| {
-        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            eprintln!("skipped: a network namespace is not permitted here: {error}");
-            return;
-        }
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run());
-    });
-    if let Err(panic) = test.join() {
-        std::panic::resume_unwind(panic);
-    }
+    apart(run());
 }
 
 async fn run() {
@@ -475,4 +476,167 @@ async fn renew(near: u32, network: &Network) {
     let answer = v4::Message::from_bytes(&answer).unwrap();
     assert_eq!(answer.opts().msg_type(), Some(MessageType::Ack));
     assert_eq!(answer.yiaddr(), from);
+}
+
+/// Runs in a network namespace of its own, where that is permitted.
+fn apart(run: impl Future<Output = ()> + Send + 'static) {
+    let test = thread::spawn(|| {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            eprintln!("skipped: a network namespace is not permitted here: {error}");
+            return;
+        }
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run);
+    });
+    if let Err(panic) = test.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// An entry that makes a link, with a fixed address.
+fn entry(name: &str, made: Made, address: &str) -> config::Link {
+    config::Link {
+        select: named(name),
+        made: Some(made),
+        dhcp_v4: false,
+        addresses: vec![Cidr {
+            addr: address.parse().unwrap(),
+            prefix: 24,
+        }],
+        ..config::Link::any_dhcp()
+    }
+}
+
+#[test]
+fn links_that_the_machine_makes() {
+    apart(make_links());
+}
+
+async fn make_links() {
+    let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+    tokio::spawn(connection);
+    let others = [
+        LinkVeth::new(NEAR, FAR).build(),
+        LinkVeth::new("left0", "right0").build(),
+        LinkBridge::new("theirs0").build(),
+    ];
+    for other in others {
+        handle.link().add(other).execute().await.unwrap();
+    }
+    let netlink = Netlink::connect().unwrap();
+    let part = |name: &str| vec![name.to_owned()];
+    let bridge = |stp| Made::Bridge {
+        links: part(NEAR),
+        stp,
+    };
+    let vlan = Made::Vlan {
+        parent: "br0".into(),
+        id: 100,
+    };
+    let bond = |mode, miimon| Made::Bond {
+        links: part("left0"),
+        mode,
+        miimon,
+    };
+    let bond_anew = bond(BondMode::BalanceRr, 100);
+    let mut entries = vec![
+        entry("br0", bridge(false), "10.1.0.5"),
+        entry("br0.100", vlan, "10.2.0.5"),
+        entry("bond0", bond(BondMode::ActiveBackup, 100), "10.3.0.5"),
+        entry("dummy0", Made::Dummy, "10.4.0.5"),
+        entry("theirs0", bridge(true), "10.5.0.5"),
+    ];
+    // Not every kernel that tests run on has them all; those of the images have.
+    let mut known = Vec::new();
+    for entry in entries.drain(..) {
+        let made = entry.made.clone().unwrap();
+        let parent = Some(number(&netlink, NEAR).await);
+        match netlink.make("probe0", &made, parent).await {
+            Ok(()) => {
+                let probe = number(&netlink, "probe0").await;
+                netlink.remove_link(probe).await.unwrap();
+                netlink.remove_link(probe).await.unwrap();
+                known.push(entry);
+            }
+            Err(error) => eprintln!("skipped: no {}: {error:#}", made.kind()),
+        }
+    }
+    let has = |name: &str| known.iter().any(|entry| entry.select == named(name));
+    let mut want = Machine::maintenance();
+    want.network.links = known.clone();
+    let memory = tempfile::tempdir().unwrap();
+    let mut machined = Machined::start(want, memory.path());
+    machined.rest().await;
+
+    // Everything is there, has its parts and its address, and nothing is done twice.
+    let all = netlink.links().await.unwrap();
+    let link = |all: &[netlink::Link], name: &str| {
+        let found = all.iter().find(|link| link.name == name);
+        found.cloned().unwrap_or_else(|| panic!("no {name}"))
+    };
+    let addresses = netlink.addresses().await.unwrap();
+    for entry in known.iter().filter(|it| it.select != named("theirs0")) {
+        let name = entry.select.name.as_deref().unwrap();
+        let made = link(&all, name);
+        assert!(made.ours && made.up, "{made:?}");
+        let cidr = entry.addresses[0];
+        let set = addresses
+            .iter()
+            .any(|it| (it.link, it.cidr) == (made.index, cidr));
+        assert!(set, "{name} has no {cidr}");
+    }
+    let near = link(&all, NEAR);
+    assert!(near.up && near.part_of == Some(link(&all, "br0").index));
+    if has("br0.100") {
+        assert_eq!(link(&all, "br0.100").kind, Some(Kind::Vlan(100)));
+    }
+    if has("bond0") {
+        let left = link(&all, "left0");
+        assert!(left.up && left.part_of == Some(link(&all, "bond0").index));
+    }
+    let theirs = link(&all, "theirs0");
+    assert!(!theirs.ours && theirs.kind == Some(Kind::Bridge { stp: false }));
+
+    // What can be changed is, and a new machined knows its own.
+    let mut want = machined.want.clone();
+    drop(machined);
+    for entry in &mut want.network.links {
+        if entry.select == named("br0") {
+            entry.made = Some(bridge(true));
+        }
+        if entry.select == named("bond0") {
+            entry.made = Some(bond(BondMode::ActiveBackup, 50));
+        }
+    }
+    let mut machined = Machined::start(want, memory.path());
+    machined.rest().await;
+    let after = netlink.links().await.unwrap();
+    let br0 = link(&after, "br0");
+    assert_eq!(br0.index, link(&all, "br0").index);
+    assert_eq!(br0.kind, Some(Kind::Bridge { stp: true }));
+    if has("bond0") {
+        let bond = link(&after, "bond0");
+        assert_eq!(bond.index, link(&all, "bond0").index);
+        let (mode, miimon) = (BondMode::ActiveBackup as u8, 50);
+        assert_eq!(bond.kind, Some(Kind::Bond { mode, miimon }));
+        // Another mode makes it anew.
+        let entries = &mut machined.want.network.links;
+        for entry in entries.iter_mut().filter(|it| it.select == named("bond0")) {
+            entry.made = Some(bond_anew.clone());
+        }
+        machined.rest().await;
+        let anew = netlink.links().await.unwrap();
+        assert_ne!(link(&anew, "bond0").index, bond.index);
+        let bond = link(&anew, "bond0").index;
+        assert_eq!(link(&anew, "left0").part_of, Some(bond));
+    }
+
+    // All of it goes with the config, and nothing else does.
+    machined.want.network.links.clear();
+    machined.rest().await;
+    let left = netlink.links().await.unwrap();
+    assert!(!left.iter().any(|link| link.ours), "{left:?}");
+    for name in [NEAR, FAR, "left0", "right0", "theirs0"] {
+        assert_eq!(link(&left, name).part_of, None, "{name}");
+    }
 }

@@ -1,6 +1,9 @@
 //! The noun link: which of the machine's links the config selects, that they and the
-//! loopback are switched on, and their MTU where the config or a lease gives one. A link that the
-//! orchestrator made is never touched, and never shown.
+//! loopback are switched on, and their MTU where the config or a lease gives one; and the
+//! links that the config makes (`made.rs`). A link that the orchestrator made is never
+//! touched, and never shown.
+
+mod made;
 
 use crate::{
     dhcp::{Leases, Status},
@@ -8,8 +11,14 @@ use crate::{
     noun::Noun,
     resource::{Phase, Resource},
 };
-use keelson_config::{self as config, LinkSelector, Machine, Network};
-use std::{collections::BTreeMap, fmt, fs, path::Path};
+use anyhow::Context as _;
+use keelson_config::{self as config, LinkSelector, Machine, Made, Network, is_of_pods};
+use made::Stack;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    path::Path,
+};
 
 /// A link, with what sysfs knows of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,25 +48,12 @@ impl Managed<'_> {
     pub(crate) fn named(&self) -> bool {
         self.want.select != LinkSelector::default()
     }
-}
 
-/// Names that Kubernetes' network plug-ins give to links of theirs.
-pub(crate) const ORCHESTRATOR: &[&str] = &[
-    "cali",
-    "cilium",
-    "cni",
-    "docker",
-    "dummy",
-    "flannel",
-    "ifb",
-    "kube",
-    "lxc",
-    "nodelocaldns",
-    "tunl",
-    "veth",
-    "vxlan",
-    "weave",
-];
+    /// Whether it is a switch that the config puts no cable into.
+    fn is_empty(&self) -> bool {
+        matches!(&self.want.made, Some(Made::Bridge { links, .. }) if links.is_empty())
+    }
+}
 
 /// Looks at the links.
 pub(crate) async fn look(netlink: &Netlink) -> anyhow::Result<Vec<Seen>> {
@@ -70,7 +66,7 @@ pub(crate) async fn look(netlink: &Netlink) -> anyhow::Result<Vec<Seen>> {
 
 fn with_device(sysfs: &Path, link: netlink::Link) -> Seen {
     // Most links of a machine that runs pods were made by software: sysfs is not asked.
-    if link.made || !link.ethernet {
+    if link.kind.is_some() || !link.ethernet {
         return Seen {
             link,
             ..Seen::default()
@@ -88,13 +84,12 @@ fn with_device(sysfs: &Path, link: netlink::Link) -> Seen {
 
 /// Which links the config selects: of each, the first entry that matches it.
 pub(crate) fn select<'a>(seen: &'a [Seen], network: &'a Network) -> Vec<Managed<'a>> {
+    let parts = made::parts(network);
     let mut managed = Vec::new();
     for seen in seen {
-        if let Some(want) = network
-            .links
-            .iter()
-            .find(|want| matches(&want.select, seen))
-        {
+        let part = parts.contains_key(seen.link.name.as_str());
+        let mut entries = network.links.iter();
+        if let Some(want) = entries.find(|want| matches(want, seen, part)) {
             managed.push(Managed {
                 seen,
                 want,
@@ -105,14 +100,18 @@ pub(crate) fn select<'a>(seen: &'a [Seen], network: &'a Network) -> Vec<Managed<
     managed
 }
 
-fn matches(select: &LinkSelector, seen: &Seen) -> bool {
-    let link = &seen.link;
-    if link.loopback || !link.ethernet || ORCHESTRATOR.iter().any(|p| link.name.starts_with(p)) {
+/// Whether an entry means a link, which the config may make a part of another.
+fn matches(want: &config::Link, seen: &Seen, part: bool) -> bool {
+    let (link, select) = (&seen.link, &want.select);
+    if let Some(made) = &want.made {
+        return made::is(want, made, seen);
+    }
+    if link.loopback || !link.ethernet || is_of_pods(&link.name) {
         return false;
     }
     // Without a name only the machine's own devices are meant, and not one that is part of
     // another: a virtual function below its network card, a bridge's port.
-    if select.name.is_none() && (!seen.physical || link.enslaved) {
+    if select.name.is_none() && (!seen.physical || link.part_of.is_some() || part) {
         return false;
     }
     let permanent = link.permanent.or(link.mac);
@@ -127,6 +126,23 @@ fn matches(select: &LinkSelector, seen: &Seen) -> bool {
 /// One missing step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// Remove a link that machined made: its number and name.
+    Remove(u32, String),
+    /// Take a link out of another: its number and name, and the other's name.
+    Release(u32, String, String),
+    /// Make a link of this name.
+    Make(String, Made),
+    /// Change a link that was made.
+    Configure(u32, String, Made),
+    /// Make a link part of another. Either may be one that a step before this one makes.
+    Join {
+        /// Its name.
+        link: String,
+        /// The other's.
+        of: String,
+        /// The other is a bond.
+        bond: bool,
+    },
     /// Switch a link on: its number and name.
     SetUp(u32, String),
     /// Set a link's MTU.
@@ -136,23 +152,35 @@ pub(crate) enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Step::Remove(_, name) => write!(f, "remove {name}"),
+            Step::Release(_, name, of) => write!(f, "take {name} out of {of}"),
+            Step::Make(name, made) => f.write_str(&made::words(name, made)),
+            Step::Configure(_, name, made) => f.write_str(&made::change(name, made)),
+            Step::Join { link, of, .. } => write!(f, "make {link} a part of {of}"),
             Step::SetUp(_, name) => write!(f, "switch {name} on"),
             Step::SetMtu(_, name, mtu) => write!(f, "set the MTU of {name} to {mtu}"),
         }
     }
 }
 
-/// The missing steps.
+/// The missing steps. What goes, goes first; what is made is made from the ground up. Its
+/// MTU is set in the next pass: the kernel tells of a new link at once.
 pub(crate) fn plan(seen: &[Seen], network: &Network, leases: &BTreeMap<u32, Status>) -> Vec<Step> {
-    let mut steps = Vec::new();
+    let stack = Stack::new(seen, network);
+    let mut steps = stack.clear();
+    let mut on = BTreeSet::new();
     let loopbacks = seen.iter().filter(|seen| seen.link.loopback);
-    let managed = select(seen, network);
-    for seen in loopbacks.chain(managed.iter().map(|managed| managed.seen)) {
-        let link = &seen.link;
-        if !link.up {
-            steps.push(Step::SetUp(link.index, link.name.clone()));
+    let mut managed = select(seen, network);
+    managed.retain(|managed| !stack.goes(managed.seen));
+    // No packet of a VLAN is larger than its parent's.
+    managed.sort_by_key(|managed| stack.height(&managed.seen.link.name));
+    let found = managed.iter().filter(|managed| managed.want.made.is_none());
+    for seen in loopbacks.chain(found.map(|managed| managed.seen)) {
+        if !stack.waits_for_bond(seen) {
+            steps.extend(stack.switch_on(seen, &mut on));
         }
     }
+    steps.extend(stack.build(&mut on));
     for Managed {
         seen: Seen { link, .. },
         want,
@@ -206,6 +234,20 @@ impl Noun for Links {
     async fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
         let netlink = Netlink::connect()?;
         match step {
+            Step::Remove(link, _) => netlink.remove_link(*link).await,
+            Step::Release(link, ..) => netlink.release(*link).await,
+            Step::Make(name, made) => {
+                let parent = match made {
+                    Made::Vlan { parent, .. } => Some(number(&netlink, parent).await?),
+                    _ => None,
+                };
+                netlink.make(name, made, parent).await
+            }
+            Step::Configure(link, _, made) => netlink.configure(*link, made).await,
+            Step::Join { link, of, bond } => {
+                let (link, of) = (number(&netlink, link).await?, number(&netlink, of).await?);
+                netlink.join(link, of, *bond).await
+            }
             Step::SetUp(link, _) => netlink.set_up(*link).await,
             Step::SetMtu(link, _, mtu) => netlink.set_mtu(*link, *mtu).await,
         }
@@ -216,10 +258,18 @@ impl Noun for Links {
     }
 }
 
-fn publish(seen: &[Seen], network: &Network) -> Vec<Resource> {
-    let managed = select(seen, network);
+/// The number of a link.
+async fn number(netlink: &Netlink, name: &str) -> anyhow::Result<u32> {
+    let links = netlink.links().await?;
+    let link = links.iter().find(|link| link.name == name);
+    Ok(link.with_context(|| format!("{name} is not there"))?.index)
+}
+
+fn publish(all: &[Seen], network: &Network) -> Vec<Resource> {
+    let managed = select(all, network);
+    let parts = made::parts(network);
     let mut resources = Vec::new();
-    for seen in seen {
+    for seen in all {
         let link = &seen.link;
         let managed = managed
             .iter()
@@ -227,19 +277,35 @@ fn publish(seen: &[Seen], network: &Network) -> Vec<Resource> {
         if managed.is_none() && !seen.physical && !link.loopback {
             continue;
         }
-        let (phase, message) = match managed {
-            None if link.loopback => (Phase::Ready, ""),
-            None => (Phase::Ready, "no entry of the config selects it"),
-            Some(_) if link.carrier => (Phase::Ready, ""),
-            Some(managed) if managed.named() => (Phase::Pending, "no carrier: is a cable in?"),
-            Some(_) => (Phase::Ready, "no carrier"),
+        let part_of = parts.get(link.name.as_str());
+        let lacks = managed.and_then(|managed| {
+            let made = managed.want.made.as_ref()?;
+            made::lacks(all, managed.want, made)
+        });
+        let (phase, message) = match (managed, part_of) {
+            (None, None) if link.loopback => (Phase::Ready, ""),
+            (None, None) => (Phase::Ready, "no entry of the config selects it"),
+            _ if link.carrier => (Phase::Ready, ""),
+            (Some(managed), None) if managed.named() && !managed.is_empty() => {
+                (Phase::Pending, "no carrier: is a cable in?")
+            }
+            // Of a part: what it is part of tells whether the others do.
+            _ => (Phase::Ready, "no carrier"),
         };
+        let (phase, message) = lacks.unwrap_or_else(|| (phase, message.to_owned()));
         let mut resource = Resource::new(Links::KIND, &link.name, phase)
             .message(message)
             .field("up", link.up)
             .field("carrier", link.carrier)
             .field("mtu", link.mtu)
             .field("managed", managed.is_some());
+        for (key, value) in managed.map(made::shown).unwrap_or_default() {
+            resource = resource.field(key, value);
+        }
+        let upper = all.iter().find(|it| Some(it.link.index) == link.part_of);
+        if let Some(upper) = upper {
+            resource = resource.field("partOf", upper.link.name.as_str());
+        }
         if let Some(mac) = link.mac {
             resource = resource.field("mac", mac.to_string());
         }
@@ -252,13 +318,17 @@ fn publish(seen: &[Seen], network: &Network) -> Vec<Resource> {
         resources.push(resource);
     }
     for want in &network.links {
-        if want.select != LinkSelector::default() && !seen.iter().any(|s| matches(&want.select, s))
-        {
-            resources.push(
-                Resource::new(Links::KIND, describe(&want.select), Phase::Pending)
-                    .message("no link of this machine matches"),
-            );
+        let part = |seen: &Seen| parts.contains_key(seen.link.name.as_str());
+        let found = all.iter().any(|seen| matches(want, seen, part(seen)));
+        if found || want.select == LinkSelector::default() {
+            continue;
         }
+        let none = || (Phase::Pending, "no link of this machine matches".to_owned());
+        let made = want.made.as_ref();
+        let (phase, message) = made
+            .and_then(|made| made::lacks(all, want, made))
+            .unwrap_or_else(none);
+        resources.push(Resource::new(Links::KIND, describe(&want.select), phase).message(message));
     }
     resources
 }
@@ -314,7 +384,8 @@ pub(crate) mod tests {
         all[2].driver = Some("e1000e".into());
         for (index, name) in [(4, "cni0"), (5, "flannel.1"), (6, "veth1a2b"), (7, "br0")] {
             let mut made = card(index, name);
-            (made.physical, made.driver, made.link.made) = (false, None, true);
+            (made.physical, made.driver) = (false, None);
+            made.link.kind = Some(netlink::Kind::Other);
             all.push(made);
         }
         all
@@ -406,7 +477,7 @@ pub(crate) mod tests {
     #[test]
     fn a_card_below_another_is_not_taken_by_chance() {
         let mut seen = machine();
-        seen[2].link.enslaved = true;
+        seen[2].link.part_of = Some(7);
         let network = network(&[LinkSelector::default()]);
         assert_eq!(select(&seen, &network).len(), 1);
     }

@@ -18,6 +18,18 @@ fn dependencies_are_listed_in_the_order_of_loading() {
 }
 
 #[test]
+fn two_modules_bring_no_links_unless_asked() {
+    for (name, asked, want) in [
+        ("bonding", "", "max_bonds=0"),
+        ("bonding", "max_bonds=2", "max_bonds=0 max_bonds=2"),
+        ("dummy", "", "numdummies=0"),
+        ("veth", "", ""),
+    ] {
+        assert_eq!(parameters(name, asked.to_owned()), want, "{name} {asked}");
+    }
+}
+
+#[test]
 fn soft_dependencies_have_two_sides() {
     let soft = parse_softdep("# comment\nsoftdep libcrc32c pre: crc32c post: x-y z\n");
     assert_eq!(soft["libcrc32c"].before, ["crc32c"]);
