@@ -2,6 +2,7 @@
 
 use crate::{Flavor, Guest, Image, NETWORK, Osctl, Vm};
 use anyhow::{Context, Result};
+use serde_json::Value;
 use std::{fs, thread::sleep, time::Duration};
 
 /// A guest and the person who works on it.
@@ -126,6 +127,30 @@ impl Node {
             }
             if std::time::Instant::now() > deadline {
                 anyhow::bail!("{text:?} is not in the kernel's log: {}", output.stderr);
+            }
+            sleep(Duration::from_secs(1));
+        }
+    }
+
+    /// Waits until the resource of this kind and name is ready.
+    pub fn wait_for_ready(&self, kind: &str, name: &str, limit: Duration) -> Result<()> {
+        let deadline = std::time::Instant::now() + limit;
+        loop {
+            let output = self.osctl.run(["get", kind, "-o", "json"])?;
+            let all: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+            let found = all.as_array().into_iter().flatten();
+            if found
+                .filter(|it| it["name"] == name)
+                .any(|it| it["phase"] == "ready")
+            {
+                return Ok(());
+            }
+            if std::time::Instant::now() > deadline {
+                anyhow::bail!(
+                    "{kind} {name} is not ready: {}{}",
+                    output.stdout,
+                    output.stderr
+                );
             }
             sleep(Duration::from_secs(1));
         }

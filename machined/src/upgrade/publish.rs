@@ -70,6 +70,8 @@ pub(super) fn snapshot(version: &str) -> Option<Snapshot> {
 }
 
 fn resource(running: &str, record: &Record, progress: Option<&Progress>) -> Resource {
+    let staging = matches!(record.state, State::Writing { .. } | State::Staged { .. });
+    let progress = progress.filter(|_| staging);
     let (phase, state, version, message) = told(record, progress);
     let mut resource = Resource::new(KIND, NAME, phase)
         .message(message)

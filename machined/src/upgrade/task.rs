@@ -295,8 +295,10 @@ impl Task {
     async fn finished(&mut self, reply: Option<Reply<String>>, outcome: anyhow::Result<Release>) {
         let Some(job) = self.job.take() else { return };
         let answer = match outcome {
+            // How long each part took is shown until the machine reboots.
             Ok(release) => self.staged(release.version, &job).await,
             Err(error) => {
+                self.progress.send_replace(None);
                 self.events().say(SUBJECT, format!("not staged: {error:#}"));
                 if reply.is_none() {
                     self.remember(format!("{error:#}")).await;
@@ -304,7 +306,6 @@ impl Task {
                 Err(Error::FailedPrecondition(format!("{error:#}")))
             }
         };
-        self.progress.send_replace(None);
         if let Some(reply) = reply {
             drop(reply.send(answer));
         }

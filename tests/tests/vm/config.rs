@@ -93,10 +93,14 @@ fn tried_configs_come_and_go(node: &Node) -> Result<()> {
         );
         node.osctl.ok(["health", "--timeout", "4m"])?;
     }
-    let open = "network: {firewall: {default: block, nodes: [10.0.2.0/24]}}";
+    let open = "{network: {firewall: {default: block, nodes: [10.0.2.0/24]}}, machine: {kernel: \
+                {modules: [{name: zram}, {name: nf_conntrack, parameters: {hashsize: 32768}}]}}}";
     node.osctl.ok(["patch", "-p", open])?;
-    let firewall = node.wait_for_resource("firewall", BOOT)?;
-    assert!(firewall.contains("ready"), "{firewall}");
+    node.osctl.ok(["health", "--timeout", "4m"])?;
+    node.wait_for_ready("firewall", "input", BOOT)?;
+    for module in ["zram", "nf_conntrack"] {
+        node.wait_for_ready("module", module, BOOT)?;
+    }
     let config = node.osctl.ok(["get", "config"])?;
     assert!(
         config.contains("registry.example")
