@@ -101,6 +101,20 @@ fn tried_configs_come_and_go(node: &Node) -> Result<()> {
     for module in ["zram", "nf_conntrack"] {
         node.wait_for_ready("module", module, BOOT)?;
     }
+    let made = "network: {links: [\
+                {name: storage, vlan: {parent: eth0, id: 100}, addresses: [10.9.0.11/24]}, \
+                {name: service, dummy: {}, addresses: [10.99.0.1/32]}, \
+                {name: inner, bridge: {links: [bond0]}, addresses: [10.98.0.1/24]}, \
+                {name: bond0, bond: {links: [spare]}}, {name: spare, dummy: {}}]}";
+    node.osctl.ok(["patch", "-p", made])?;
+    for link in ["storage", "service", "inner", "bond0"] {
+        node.wait_for_ready("link", link, BOOT)?;
+    }
+    node.osctl.ok(["health", "--timeout", "4m"])?;
+    let addresses = node.osctl.ok(["get", "address"])?;
+    for address in ["10.9.0.11", "10.99.0.1", "10.98.0.1"] {
+        assert!(addresses.contains(address), "{addresses}");
+    }
     let config = node.osctl.ok(["get", "config"])?;
     assert!(
         config.contains("registry.example")
