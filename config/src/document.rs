@@ -168,6 +168,20 @@ object! {
         deadline: String = "deadline", example("20m");
         /// How long all health checks must hold without a break. Default: 30s.
         stable: String = "stable", example("1m");
+        /// The health checks that it does not wait for, as `osctl health` names them. Default: none, it waits for all.
+        ignore: List<IgnoredCheckWord> = "ignore", example("[time]");
+    }
+}
+
+choice! {
+    /// A health check that a release may be taken without.
+    IgnoredCheckWord {
+        "network" => Network,
+        "time" => Time,
+        "volumes" => Volumes,
+        "orchestrator" => Orchestrator,
+        "orchestrator ready" => OrchestratorReady,
+        "kubelet" => Kubelet,
     }
 }
 

@@ -114,12 +114,14 @@ pub struct Time {
 }
 
 /// When a release on trial is good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthGate {
     /// How long after the boot that may take.
     pub deadline: Duration,
     /// How long all health checks must hold without a break.
     pub stable: Duration,
+    /// The names of the health checks that need not hold.
+    pub ignore: Vec<&'static str>,
 }
 
 impl Default for HealthGate {
@@ -127,6 +129,7 @@ impl Default for HealthGate {
         HealthGate {
             deadline: Duration::from_secs(600),
             stable: Duration::from_secs(30),
+            ignore: Vec::new(),
         }
     }
 }

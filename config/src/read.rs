@@ -339,6 +339,16 @@ macro_rules! choice {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum $name { $(#[doc = $word] $variant,)+ }
 
+        impl $name {
+            /// As it is written; not every one is asked.
+            #[allow(dead_code)]
+            pub(crate) fn word(self) -> &'static str {
+                match self {
+                    $($name::$variant => $word,)+
+                }
+            }
+        }
+
         impl $crate::read::Read for $name {
             const SHAPE: &'static $crate::read::Shape = &$crate::read::Shape::Choice(&[$($word),+]);
 

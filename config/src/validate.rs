@@ -256,6 +256,13 @@ fn health_gate(reader: &mut Reader<'_>, gate: &Given<HealthGateSection>) -> Heal
     };
     set(&gate.value.deadline, GATE_DEADLINE, &mut rules.deadline);
     set(&gate.value.stable, GATE_STABLE, &mut rules.stable);
+    let mut seen = BTreeMap::new();
+    for word in items(&gate.value.ignore) {
+        let name = word.value.word();
+        if first_of(reader, &mut seen, name, word.at) {
+            rules.ignore.push(name);
+        }
+    }
     rules
 }
 

@@ -29,7 +29,7 @@ pub(crate) enum Held {
     Yes,
     /// It does not.
     No,
-    /// It does not, and that is not this machine's fault.
+    /// It does not, and need not: that is not this machine's fault, or the config says so.
     Waived,
 }
 
@@ -77,9 +77,14 @@ impl Gate {
         self.rules = rules;
     }
 
+    /// The conditions, as far as they hold now.
+    pub(crate) fn conditions(&self, seen: &Seen) -> Vec<Condition> {
+        conditions(seen, &self.rules.ignore)
+    }
+
     /// Judges what is seen now.
     pub(crate) fn look(&mut self, now: Duration, seen: &Seen) -> Verdict {
-        let conditions = conditions(seen);
+        let conditions = self.conditions(seen);
         let unmet: Vec<String> = conditions
             .iter()
             .filter(|condition| condition.state == Held::No)
@@ -114,20 +119,20 @@ impl Gate {
     }
 }
 
-/// The conditions, as far as they hold now.
-pub(crate) fn conditions(seen: &Seen) -> Vec<Condition> {
+fn conditions(seen: &Seen, ignored: &[&str]) -> Vec<Condition> {
     seen.checks
         .iter()
         .map(|check| {
-            let state = match check.state() {
-                State::Healthy => Held::Yes,
-                _ if seen.alone && OF_THE_CLUSTER.contains(&check.name.as_str()) => Held::Waived,
-                _ => Held::No,
+            let name = check.name.as_str();
+            let (state, waived) = match check.state() {
+                State::Healthy => (Held::Yes, ""),
+                _ if seen.alone && OF_THE_CLUSTER.contains(&name) => {
+                    (Held::Waived, "; the server cannot be reached")
+                }
+                _ if ignored.contains(&name) => (Held::Waived, "; the config does not ask for it"),
+                _ => (Held::No, ""),
             };
-            let message = match state {
-                Held::Waived => format!("{}; the server cannot be reached", check.message),
-                Held::Yes | Held::No => check.message.clone(),
-            };
+            let message = format!("{}{waived}", check.message);
             Condition {
                 name: check.name.clone(),
                 state,
@@ -144,6 +149,7 @@ mod tests {
     const RULES: HealthGate = HealthGate {
         deadline: Duration::from_secs(600),
         stable: Duration::from_secs(30),
+        ignore: Vec::new(),
     };
 
     fn seen(states: &[(&str, State)]) -> Seen {
@@ -209,6 +215,23 @@ mod tests {
         assert_eq!(gate.look(at(590), &good), Verdict::Wait(at(620)));
         assert_eq!(gate.look(at(605), &good), Verdict::Wait(at(620)));
         assert_eq!(gate.look(at(620), &good), Verdict::Good);
+    }
+
+    /// Shows: machine.healthGate.ignore
+    #[test]
+    fn what_the_config_ignores_need_not_hold() {
+        let mut gate = Gate::new(HealthGate {
+            ignore: vec!["time"],
+            ..RULES
+        });
+        let late = seen(&[("network", State::Healthy), ("time", State::Waiting)]);
+        assert_eq!(gate.look(at(10), &late), Verdict::Wait(at(40)));
+        assert_eq!(gate.look(at(40), &late), Verdict::Good);
+        let told = gate.conditions(&late);
+        assert_eq!(told[1].state, Held::Waived);
+        assert_eq!(told[1].message, "seen; the config does not ask for it");
+        let alone = seen(&[("network", State::Waiting), ("time", State::Waiting)]);
+        assert_eq!(gate.look(at(50), &alone), Verdict::Wait(at(600)));
     }
 
     #[test]

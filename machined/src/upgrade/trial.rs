@@ -4,7 +4,7 @@
 
 use super::{
     Base, SUBJECT,
-    gate::{Gate, Held, Seen, Verdict, conditions},
+    gate::{Condition, Gate, Held, Seen, Verdict},
     loader::{self, Loader as _},
     now,
     record::{self, State},
@@ -55,7 +55,7 @@ pub(super) async fn run(handle: Handle, base: Arc<Base>) {
     let why = loop {
         let config = handle.config();
         if let Some(stored) = &config {
-            gate.rules(stored.machine.health_gate);
+            gate.rules(stored.machine.health_gate.clone());
         }
         let checks = health.borrow_and_update().to_vec();
         let seen = Seen {
@@ -70,7 +70,7 @@ pub(super) async fn run(handle: Handle, base: Arc<Base>) {
                 None => false,
             },
         };
-        publish(&handle, &seen);
+        publish(&handle, gate.conditions(&seen));
         let elapsed = Duration::from_millis(boot_time_ms());
         match gate.look(elapsed, &seen) {
             Verdict::Good => break None,
@@ -129,8 +129,8 @@ async fn reachable(host: &str, port: u16) -> bool {
     false
 }
 
-fn publish(handle: &Handle, seen: &Seen) {
-    let resource = |condition: super::gate::Condition| {
+fn publish(handle: &Handle, conditions: Vec<Condition>) {
+    let resource = |condition: Condition| {
         let (phase, state) = match condition.state {
             Held::Yes => (Phase::Ready, "holds"),
             Held::No => (Phase::Pending, "does not hold"),
@@ -140,7 +140,7 @@ fn publish(handle: &Handle, seen: &Seen) {
             .message(condition.message)
             .field("state", state)
     };
-    let all = conditions(seen).into_iter().map(resource).collect();
+    let all = conditions.into_iter().map(resource).collect();
     handle.resources().replace(KIND, all);
 }
 
