@@ -230,8 +230,20 @@ object! {
         search_domains: List<String> = "searchDomains", example("[example.com]");
         /// Names that no resolver is asked for: for each address its names.
         hosts: Entries<List<String>> = "hosts", example("{10.0.0.100: [k8s.example.com, k8s]}");
+        /// An address that the servers of the cluster share: one of them answers to it, and another takes it over when that one ends or fails.
+        virtual_address: VirtualAddressSection = "virtualAddress", takes(Takes::OrchestratorRestart);
         /// Who may reach the machine's own ports. Default: everybody. Services of the cluster are not among them, nor what pods send: that is for network policies.
         firewall: FirewallSection = "firewall";
+    }
+}
+
+object! {
+    /// An address that the servers of a cluster share.
+    VirtualAddressSection {
+        /// The address, in the network of one of the links, and no machine's own. What joins the cluster can be told `https://<it>:6443`.
+        address: String = "address", required, example("10.0.0.100"), takes(Takes::OrchestratorRestart);
+        /// The name of the link that has it. Default: the one whose network it is in.
+        link: String = "link", example("eth0");
     }
 }
 

@@ -211,8 +211,19 @@ pub struct Network {
     pub search_domains: Vec<String>,
     /// Names that no resolver is asked for, by their address.
     pub hosts: BTreeMap<IpAddr, Vec<String>>,
+    /// The address that the servers share.
+    pub virtual_address: Option<VirtualAddress>,
     /// Who may reach the machine's own ports; `None` for everybody.
     pub firewall: Option<Firewall>,
+}
+
+/// An address that one of the cluster's servers answers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The link that has it; `None` for the one whose network it is in.
+    pub link: Option<String>,
 }
 
 /// Who may reach the machine's own ports.

@@ -10,6 +10,7 @@ pub(crate) mod fake;
 pub(crate) mod http;
 pub(crate) mod node;
 pub(crate) mod pod;
+pub(crate) mod share;
 
 use crate::{
     events::Events,

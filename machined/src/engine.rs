@@ -112,6 +112,8 @@ pub(crate) struct Setup {
     pub events: Arc<Events>,
     /// Where the machine's id goes: the nouns read it there.
     pub machine_id: watch::Sender<String>,
+    /// Who has the address that the servers share.
+    pub shared: cluster::share::Shared,
     /// Where the person at the machine is told what it waits for.
     pub console: Console,
     /// The nouns.
@@ -128,6 +130,7 @@ pub(crate) fn start(setup: Setup) -> anyhow::Result<Handle> {
         events,
         console,
         machine_id,
+        shared,
         mut nouns,
     } = setup;
     let payload =
@@ -159,7 +162,7 @@ pub(crate) fn start(setup: Setup) -> anyhow::Result<Handle> {
             module::coldplug().await;
         }
         engine.look_at_platform().await;
-        let running = engine.start_tasks(nouns, wake);
+        let running = engine.start_tasks(nouns, wake, shared);
         engine.go_on_ending(&running);
         engine.run(inbox, running).await;
     });
@@ -375,7 +378,7 @@ impl Engine {
     }
 
     /// Starts what keeps the nouns, the orchestrator, the services and the checks.
-    fn start_tasks(&self, nouns: Nouns, wake: Wake) -> Running {
+    fn start_tasks(&self, nouns: Nouns, wake: Wake, shared: cluster::share::Shared) -> Running {
         let (questions, asked) = mpsc::channel(4);
         let (outcome_sender, outcome) = watch::channel(Outcome::default());
         let volumes = nouns.volume.volumes();
@@ -426,6 +429,13 @@ impl Engine {
             views::logs(self.payload.as_deref()),
             self.resources.clone(),
         ));
+        tokio::spawn(cluster::share::keep(cluster::share::Ground {
+            shared,
+            wanted: self.wanted.subscribe(),
+            orchestrator: orchestrator.clone(),
+            ending: self.ending.clone(),
+            events: self.events.clone(),
+        }));
         let returning = cluster::keep_in_service(orchestrator.clone(), self.events.clone());
         Running {
             returning: tokio::spawn(returning).abort_handle(),

@@ -59,7 +59,8 @@ async fn run() -> Result<()> {
     let (resources, events) = (Arc::new(resource::Store::new()), events::Events::new());
     let listener = api::listen(Path::new(api::SOCKET))?;
     let machine_id = watch::Sender::default();
-    let nouns = nouns(&facts, &wake, &machine_id);
+    let shared = cluster::share::Shared::new(wake.clone());
+    let nouns = nouns(&facts, &wake, &machine_id, &shared);
     let console = console::Console::new("/dev/console");
     let handle = engine::start(Setup {
         facts,
@@ -68,6 +69,7 @@ async fn run() -> Result<()> {
         resources,
         events,
         machine_id,
+        shared,
         console,
         nouns,
     })?;
@@ -78,7 +80,12 @@ async fn run() -> Result<()> {
 }
 
 /// The nouns, in the order to go over them.
-fn nouns(facts: &facts::Facts, wake: &Wake, machine_id: &watch::Sender<String>) -> Nouns {
+fn nouns(
+    facts: &facts::Facts,
+    wake: &Wake,
+    machine_id: &watch::Sender<String>,
+    shared: &cluster::share::Shared,
+) -> Nouns {
     let disk = Path::new(&facts.boot.disk);
     let leases = dhcp::Leases::new(wake.clone());
     let modules = nouns::module::Modules::new(wake.clone());
@@ -95,6 +102,8 @@ fn nouns(facts: &facts::Facts, wake: &Wake, machine_id: &watch::Sender<String>) 
                 leases.clone(),
                 LEASES.map(Into::into).into(),
             )),
+            // Behind the addresses: their networks say where it goes.
+            Box::new(nouns::shared::SharedAddress::new(shared.clone())),
             // Behind the addresses: by then it is known whether a server is being asked.
             Box::new(nouns::hostname::HostName::new(
                 leases.clone(),

@@ -41,6 +41,8 @@ pub(crate) enum Mark {
     Config,
     /// A DHCP lease says so.
     Lease,
+    /// This machine holds the address that the servers share.
+    Shared,
 }
 
 impl Mark {
@@ -50,11 +52,12 @@ impl Mark {
         match self {
             Mark::Config => 71,
             Mark::Lease => 72,
+            Mark::Shared => 73,
         }
     }
 
     fn from(number: u8) -> Option<Mark> {
-        [Mark::Config, Mark::Lease]
+        [Mark::Config, Mark::Lease, Mark::Shared]
             .into_iter()
             .find(|mark| mark.number() == number)
     }
@@ -306,6 +309,10 @@ impl Netlink {
             (left.as_secs() + 1).try_into().unwrap_or(FOREVER)
         });
         (cache.ifa_valid, cache.ifa_preferred) = (seconds, seconds);
+        if new.mark == Some(Mark::Shared) {
+            // Deprecated: nothing that begins here comes from it.
+            cache.ifa_preferred = 0;
+        }
         attributes.push(AddressAttribute::CacheInfo(cache));
         if let Some(mark) = new.mark {
             attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(

@@ -9,6 +9,7 @@ pub(crate) mod link;
 pub(crate) mod module;
 pub(crate) mod resolver;
 pub(crate) mod route;
+pub(crate) mod shared;
 pub(crate) mod sysctl;
 pub(crate) mod time;
 pub(crate) mod volume;

@@ -7,6 +7,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::{
     ffi::{c_int, c_void},
     io::{self, IoSliceMut},
+    net::Ipv4Addr,
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
@@ -55,7 +56,7 @@ pub fn open(link: u32) -> io::Result<OwnedFd> {
     };
     set_option(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
     set_option(&socket, libc::SOL_PACKET, PACKET_AUXDATA, &1)?;
-    let address = address(link, [0; 6])?;
+    let address = address(link, libc::ETH_P_IP, [0; 6])?;
     // SAFETY: the descriptor is open for the call; the kernel reads the length given from the
     // address, which is a whole sockaddr_ll on this stack, and does not keep it.
     let result = unsafe {
@@ -74,7 +75,11 @@ pub fn open(link: u32) -> io::Result<OwnedFd> {
 
 /// Sends an IPv4 packet, with its header, to a hardware address on the link.
 pub fn send(socket: impl AsFd, link: u32, to: [u8; 6], packet: &[u8]) -> io::Result<()> {
-    let address = address(link, to)?;
+    send_to(socket, &address(link, libc::ETH_P_IP, to)?, packet)
+}
+
+fn send_to(socket: impl AsFd, to: &libc::sockaddr_ll, packet: &[u8]) -> io::Result<()> {
+    let to: *const libc::sockaddr_ll = to;
     // SAFETY: the descriptor is open for the call; the kernel reads as many bytes as given from
     // the packet and from the address, which is a whole sockaddr_ll, and keeps neither.
     let sent = unsafe {
@@ -83,7 +88,7 @@ pub fn send(socket: impl AsFd, link: u32, to: [u8; 6], packet: &[u8]) -> io::Res
             packet.as_ptr().cast(),
             packet.len(),
             libc::MSG_DONTWAIT,
-            (&raw const address).cast(),
+            to.cast(),
             size_of::<libc::sockaddr_ll>() as libc::socklen_t,
         )
     };
@@ -132,10 +137,30 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
     Ok(Some(Packet { bytes, unsummed }))
 }
 
-fn address(link: u32, hardware: [u8; 6]) -> io::Result<libc::sockaddr_ll> {
+/// Tells everybody on the link that an IPv4 address is at this hardware address: an ARP
+/// announcement (RFC 5227, section 3). Needs CAP_NET_RAW.
+pub fn announce(link: u32, hardware: [u8; 6], ip: Ipv4Addr) -> io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::DGRAM, flags, None)?;
+    let to = address(link, libc::ETH_P_ARP, [0xff; 6])?;
+    send_to(&socket, &to, &announcement(hardware, ip))
+}
+
+/// A request for the address that it comes from (RFC 826).
+fn announcement(hardware: [u8; 6], ip: Ipv4Addr) -> [u8; 28] {
+    let mut message = [0; 28];
+    // Ethernet, IPv4, six and four octets, a request.
+    message[..8].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
+    message[8..14].copy_from_slice(&hardware);
+    message[14..18].copy_from_slice(&ip.octets());
+    message[24..].copy_from_slice(&ip.octets());
+    message
+}
+
+fn address(link: u32, protocol: c_int, hardware: [u8; 6]) -> io::Result<libc::sockaddr_ll> {
     let mut address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+        sll_protocol: (protocol as u16).to_be(),
         sll_ifindex: link.try_into().map_err(|_| io::ErrorKind::InvalidInput)?,
         sll_hatype: 0,
         sll_pkttype: 0,
@@ -175,6 +200,16 @@ mod tests {
 
     /// The index of the loopback link in every network namespace.
     const LOOPBACK: u32 = 1;
+
+    #[test]
+    fn an_announcement_asks_for_the_address_it_comes_from() {
+        let message = announcement([2, 0, 0, 0, 0, 9], Ipv4Addr::new(10, 0, 0, 100));
+        let wanted = [
+            0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9, 10, 0, 0, 100, 0, 0, 0, 0, 0, 0, 10, 0, 0,
+            100,
+        ];
+        assert_eq!(message, wanted);
+    }
 
     #[test]
     fn only_what_is_for_the_client_is_let_in() {

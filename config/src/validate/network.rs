@@ -5,8 +5,8 @@ mod made;
 
 use super::{checked, firewall, first_of, items};
 use crate::{
-    Cidr, Link, LinkSelector, Network, Route,
-    document::{LinkSection, NetworkSection, RouteSection, SelectSection},
+    Cidr, Link, LinkSelector, Network, Route, VirtualAddress,
+    document::{LinkSection, NetworkSection, RouteSection, SelectSection, VirtualAddressSection},
     read::{Entries, Given, Located, Reader},
     tree::NodeId,
     value::{self, Wrong},
@@ -34,6 +34,7 @@ pub(super) fn network(reader: &mut Reader<'_>, network: &Given<NetworkSection>) 
     let nameservers = nameservers(reader, &network.value.nameservers);
     let search_domains = search_domains(reader, &network.value.search_domains);
     let hosts = hosts(reader, &network.value.hosts);
+    let virtual_address = virtual_address(reader, &network.value.virtual_address);
     let firewall = firewall::firewall(reader, &network.value.firewall);
     let links = match &network.value.links {
         Given::Absent => any(),
@@ -71,8 +72,35 @@ pub(super) fn network(reader: &mut Reader<'_>, network: &Given<NetworkSection>) 
         nameservers,
         search_domains,
         hosts,
+        virtual_address,
         firewall,
     })
+}
+
+fn virtual_address(
+    reader: &mut Reader<'_>,
+    written: &Given<VirtualAddressSection>,
+) -> Option<VirtualAddress> {
+    let VirtualAddressSection { address, link } = &written.is()?.value;
+    let link = match link.is() {
+        Some(link) => Some(checked(reader, link, |text| value::link_name(text))?),
+        None => None,
+    };
+    let address = checked(reader, address.is()?, |text| {
+        let address = value::address(text)?;
+        let shared = match address {
+            IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+            IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+        };
+        match shared {
+            true => Ok(address),
+            false => Err(Wrong::new(format!(
+                "{address} is an address that machines cannot share"
+            ))
+            .hint("take one of the network that the servers are in")),
+        }
+    })?;
+    Some(VirtualAddress { address, link })
 }
 
 /// What must not be there twice in one machine, and where it was seen first.

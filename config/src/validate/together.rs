@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Cidr, Machine, Role,
     document::{Document, OrchestratorSection},
-    read::{Any, Given, Located, Reader},
+    read::{Any, Given, Located, Reader, nearest},
     tree::{NodeId, quote},
     value,
 };
@@ -32,6 +32,7 @@ pub(super) fn check(reader: &mut Reader<'_>, document: &Document, machine: &Mach
     let own: BTreeSet<IpAddr> = addresses.iter().map(|it| it.cidr.addr).collect();
     one_network_for_one_link(reader, &addresses);
     others_are_not_this_machine(reader, document, machine, &own);
+    virtual_address(reader, document, machine, &addresses);
     if let Some(section) = document.orchestrator.is() {
         joins_another(reader, &section.value, machine, &own);
         // What the keys of another orchestrator mean is not known.
@@ -94,6 +95,81 @@ fn one_network_for_one_link(reader: &mut Reader<'_>, addresses: &[Address]) {
             }
             _ => widest = Some((network, address)),
         }
+    }
+}
+
+/// The address that servers share: they alone, in a network of theirs, and nobody's own.
+fn virtual_address(
+    reader: &mut Reader<'_>,
+    document: &Document,
+    machine: &Machine,
+    addresses: &[Address],
+) {
+    let network = &machine.network;
+    let Some(shared) = &network.virtual_address else {
+        return;
+    };
+    let Some(section) = document
+        .network
+        .is()
+        .and_then(|it| it.value.virtual_address.is())
+    else {
+        return;
+    };
+    if machine.role != Role::Server {
+        let hint = "remove it; what joins the cluster names it in orchestrator.server";
+        reader.key_error(section.at, "only servers share an address", hint);
+        return;
+    }
+    let (Some(address), link) = (section.value.address.is(), section.value.link.is()) else {
+        return;
+    };
+    if let Some(own) = addresses.iter().find(|it| it.cidr.addr == shared.address) {
+        let message = format!(
+            "{} is this machine's own address at {}",
+            shared.address,
+            reader.path(own.at)
+        );
+        let hint = "take one that no machine has";
+        return reader.error(address.at, message, hint);
+    }
+    let named = |it: &&crate::Link| it.select.name == shared.link;
+    let entry = network.links.iter().find(named);
+    if let (Some(link), None) = (link, entry) {
+        // A name that a selector may mean is nobody's mistake.
+        let selected = network.links.iter().any(|it| it.select.name.is_none());
+        if !selected {
+            let names = network
+                .links
+                .iter()
+                .filter_map(|it| it.select.name.as_deref());
+            let hint = match nearest(&link.value, names) {
+                Some(name) => format!("did you mean {name}?"),
+                None => "add it to network.links".to_owned(),
+            };
+            let message = format!("no link of the config is named {}", quote(&link.value));
+            return reader.error(link.at, message, &hint);
+        }
+    }
+    // A lease may bring the network, and a router an IPv6 one.
+    let candidates = || {
+        entry
+            .into_iter()
+            .chain(network.links.iter().filter(|_| entry.is_none()))
+    };
+    let unknown = candidates().any(|it| it.dhcp_v4) || shared.address.is_ipv6();
+    let near: Vec<Cidr> = candidates()
+        .flat_map(|it| it.addresses.iter().map(Cidr::network))
+        .filter(|it| it.addr.is_ipv4() == shared.address.is_ipv4())
+        .collect();
+    if !unknown && !near.iter().any(|it| it.contains(shared.address)) {
+        let message = format!("{} is in no network of this machine", shared.address);
+        let shown: Vec<String> = near.iter().map(ToString::to_string).collect();
+        let hint = match shown.is_empty() {
+            true => String::new(),
+            false => format!("those are {}", shown.join(", ")),
+        };
+        reader.error(address.at, message, &hint);
     }
 }
 

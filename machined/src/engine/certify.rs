@@ -29,6 +29,9 @@ impl Engine {
                     names.add(&name);
                 }
                 api.sans.iter().for_each(|name| names.add(name));
+                if let Some(shared) = &machine.network.virtual_address {
+                    names.add(&shared.address.to_string());
+                }
                 orchestrator::needs::addresses(&self.resources)
                     .iter()
                     .for_each(|address| names.add(address));

@@ -47,7 +47,11 @@ fn booted(dir: &Path, state: Result<PathBuf, String>, boot: &str) -> Node {
             volume: Volume::new(None),
             after: Vec::new(),
         };
-        let running = engine.start_tasks(nouns, Wake::default());
+        let running = engine.start_tasks(
+            nouns,
+            Wake::default(),
+            cluster::share::Shared::new(Wake::default()),
+        );
         engine.run(inbox, running).await;
     });
     Node {

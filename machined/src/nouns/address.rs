@@ -145,7 +145,8 @@ pub(crate) fn plan(have: &Have, network: &Network, hostname: &str) -> Vec<Step> 
             steps.push(Step::StartDhcp(settings.clone(), managed.seen.link.carrier));
         }
     }
-    for there in have.addresses.iter().filter(|there| there.mark.is_some()) {
+    let ours = |there: &&netlink::Address| matches!(there.mark, Some(Mark::Config | Mark::Lease));
+    for there in have.addresses.iter().filter(ours) {
         let undecided = there.mark == Some(Mark::Lease)
             && clients
                 .iter()
@@ -282,6 +283,7 @@ fn shown(seen: &Seen, address: &netlink::Address, status: Option<&Status>) -> Re
     let source = match address.mark {
         Some(Mark::Config) => "config",
         Some(Mark::Lease) => "dhcp",
+        Some(Mark::Shared) => "shared",
         None => "kernel",
     };
     let name = format!("{}/{}", seen.link.name, address.cidr);
@@ -345,4 +347,4 @@ mod tests;
 
 #[cfg(test)]
 #[path = "kernel_tests.rs"]
-mod kernel_tests;
+pub(crate) mod kernel_tests;

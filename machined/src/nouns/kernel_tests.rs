@@ -212,7 +212,7 @@ fn answer(request: &v4::Message, rules: &mut Rules) -> Vec<u8> {
     message.to_vec().unwrap()
 }
 
-async fn number(netlink: &Netlink, name: &str) -> u32 {
+pub(crate) async fn number(netlink: &Netlink, name: &str) -> u32 {
     let links = netlink.links().await.unwrap();
     links.iter().find(|link| link.name == name).unwrap().index
 }
@@ -479,7 +479,7 @@ async fn renew(near: u32, network: &Network) {
 }
 
 /// Runs in a network namespace of its own, where that is permitted.
-fn apart(run: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn apart(run: impl Future<Output = ()> + Send + 'static) {
     let test = thread::spawn(|| {
         if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
             eprintln!("skipped: a network namespace is not permitted here: {error}");

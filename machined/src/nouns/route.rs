@@ -222,6 +222,7 @@ fn publish(have: &Have, network: &Network) -> Vec<Resource> {
         let source = match route.mark {
             Some(Mark::Config) => "config",
             Some(Mark::Lease) => "dhcp",
+            Some(Mark::Shared) => "shared",
             None => "kernel",
         };
         let name = format!("{link}/{}/{}", route.to, route.metric);

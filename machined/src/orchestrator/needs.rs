@@ -114,7 +114,9 @@ pub(crate) fn addresses(resources: &Store) -> Vec<String> {
         let (Some(_), Some(address)) = (parts.next(), parts.next()) else {
             continue;
         };
+        // What the servers share is this machine's for a while only.
         if resource.phase == Phase::Ready
+            && resource.spec.get("source") != Some(&"shared".into())
             && is_global(address)
             && !addresses.iter().any(|known| known == address)
         {

@@ -83,6 +83,9 @@ pub(crate) fn render(payload: &Payload, machine: &Machine, node_name: &str) -> O
     if role == Role::Server {
         keys.insert("write-kubeconfig-mode".into(), json!("0600"));
         keys.insert("secrets-encryption".into(), json!(true));
+        if let Some(shared) = &machine.network.virtual_address {
+            keys.insert("tls-san".into(), json!([shared.address]));
+        }
         // The first server of a cluster begins it, the others join.
         if wanted.server.is_none() && wanted.datastore.is_none() {
             keys.insert("cluster-init".into(), json!(true));
@@ -145,6 +148,11 @@ pub(crate) fn is_same(one: &Machine, other: &Machine) -> bool {
             machine.env.clone(),
             machine.registries.clone(),
             machine.files.clone(),
+            machine
+                .network
+                .virtual_address
+                .as_ref()
+                .map(|it| it.address),
         )
     };
     parts(one) == parts(other)
@@ -317,6 +325,22 @@ mod tests {
             assert!(!rendered.config.contains("s3cret"), "{name}");
         }
         insta::assert_snapshot!(text);
+    }
+
+    /// Shows: network.virtualAddress.address
+    #[test]
+    fn the_address_that_servers_share_is_in_the_certificate() {
+        let wanted = wanted(None, json!({"tls-san": ["k8s.example.com"]}));
+        let mut machine = machine(Role::Server, wanted);
+        let before = machine.clone();
+        machine.network.virtual_address = Some(keelson_config::VirtualAddress {
+            address: "10.0.0.10".parse().unwrap(),
+            link: None,
+        });
+        let config = render(&payload(), &machine, "n").unwrap().config;
+        let line = r#"tls-san: ["10.0.0.10","k8s.example.com"]"#;
+        assert!(config.contains(line), "{config}");
+        assert!(!is_same(&before, &machine));
     }
 
     /// Shows: machine.role

@@ -36,11 +36,15 @@ const DAEMON: &str = r#"{"apiVersion": "apps/v1", "kind": "DaemonSet",
     }
 }"#;
 
+/// The address that servers share, in the network of QEMU's.
+const SHARED: &str = "network: {virtualAddress: {address: 10.0.2.100}}";
+
 #[test]
 fn a_pod_of_real_kubernetes_answers() -> Result<()> {
     let osctl = Osctl::new()?;
     osctl.ok(["gen", "secrets"])?;
     fs::write(osctl.file("network.yaml"), NETWORK)?;
+    fs::write(osctl.file("shared.yaml"), SHARED)?;
     osctl.ok([
         "gen",
         "config",
@@ -52,6 +56,8 @@ fn a_pod_of_real_kubernetes_answers() -> Result<()> {
         "kubernetes-standin",
         "--patch",
         "network.yaml",
+        "--patch",
+        "shared.yaml",
     ])?;
     let mut vm = Guest::new(&Image::find(Flavor::Kubernetes)?)
         .memory_mib(3072)
@@ -87,6 +93,7 @@ fn a_pod_of_real_kubernetes_answers() -> Result<()> {
     kubectl.ok(&["rollout", "status", "daemonset/daemon", "--timeout=600s"])?;
     kubectl.ok(&["rollout", "status", "deployment/hello", "--timeout=600s"])?;
     let first = pod_of(&fetch_until(&vm, |page| !page.contains("<pre>"))?);
+    holds_the_shared_address(&osctl)?;
 
     let ending = osctl.run(["reboot", "--wait"])?;
     assert_eq!(ending.code, 0, "{}", ending.stderr);
@@ -111,8 +118,29 @@ fn a_pod_of_real_kubernetes_answers() -> Result<()> {
         "{node}"
     );
 
+    holds_the_shared_address(&osctl)?;
+    // It was given up before the reboot, so that another could have had it, and taken again.
+    let lease = "lease/keelson-virtual-address";
+    let changes = "jsonpath={.spec.holderIdentity} {.spec.leaseTransitions}";
+    let lease = kubectl.ok(&["get", "--namespace=kube-system", lease, "--output", changes])?;
+    assert_eq!(lease, "pod-1 1");
+
     osctl.ok(["shutdown", "--force"])?;
     vm.wait_for_exit(BOOT)
+}
+
+/// The machine answers to the address that servers share.
+fn holds_the_shared_address(osctl: &Osctl) -> Result<()> {
+    let deadline = Instant::now() + BOOT;
+    loop {
+        let shown = osctl.ok(["get", "address"])?;
+        if shown.contains("10.0.2.100/32") {
+            return Ok(());
+        }
+        let why = osctl.ok(["get", "virtualaddress", "--output", "yaml"])?;
+        ensure!(Instant::now() < deadline, "{shown}\n{why}");
+        sleep(Duration::from_secs(1));
+    }
 }
 
 /// The page, as soon as it is as it should be.
