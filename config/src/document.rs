@@ -75,6 +75,8 @@ object! {
         registry: String = "registry", required, example("docker.io");
         /// The URLs that are asked, in this order, and the registry itself when all fail.
         endpoints: List<String> = "endpoints", required, example("[https://mirror.example.com]");
+        /// What the mirrors call its images: regular expressions and what stands in their place, `$1` for the first group. The registry itself is asked by the old name.
+        rewrites: Entries<String> = "rewrites", example("{\"^rancher/(.*)\": hub/rancher/$1}");
     }
 }
 
@@ -440,10 +442,22 @@ object! {
         datastore: DatastoreSection = "datastore";
         /// How the cluster's memory is copied.
         snapshots: SnapshotsSection = "snapshots";
+        /// Archives of container images, which are on the machine before its pods need them.
+        images: List<ImagesSection> = "images";
         /// What is deployed into the cluster. What is removed here stays in the cluster until somebody deletes it there.
         manifests: List<ManifestSection> = "manifests";
         /// Any other key of the orchestrator's own config.
         settings: Entries<Any> = "settings", example("{debug: true, disable-helm-controller: true}");
+    }
+}
+
+object! {
+    /// An archive of container images, as `docker save` and `ctr images export` write it. It is fetched before the orchestrator starts, and imported by it.
+    ImagesSection by "url" {
+        /// Where it is fetched from, by machine.proxy and with machine.trustedCAs: an http:// or https:// URL that ends with `.tar`, or with that and `.zst`, `.gz`, `.lz4` or `.bz2`.
+        url: String = "url", required, example("https://files.example.com/k3s-airgap-images-amd64.tar.zst");
+        /// The SHA-256 of the file, 64 hexadecimal digits. What is on the machine already is not fetched again.
+        sha256: String = "sha256", required, example("0d3c…");
     }
 }
 

@@ -174,10 +174,19 @@ pub struct Egress {
 /// Where container images come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registries {
-    /// By the registry's name, or `*`: the URLs that are asked in its place, in order.
-    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// By the registry's name, or `*`: what is asked in its place.
+    pub mirrors: BTreeMap<String, Mirror>,
     /// How a host, with its port if it has one, is spoken to.
     pub hosts: BTreeMap<String, RegistryHost>,
+}
+
+/// What is asked in place of a registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mirror {
+    /// Their URLs, in the order that they are asked.
+    pub endpoints: Vec<String>,
+    /// What they call its images: regular expressions, and what stands in their place.
+    pub rewrites: BTreeMap<String, String>,
 }
 
 /// How a registry or a mirror is spoken to.
@@ -365,10 +374,23 @@ pub struct Orchestrator {
     pub server: Option<String>,
     /// The database that servers keep the cluster in; `None` for their own.
     pub datastore: Option<Datastore>,
+    /// What is fetched before it starts.
+    pub images: Vec<ImageArchive>,
     /// What is deployed into the cluster: YAML, by its name here.
     pub manifests: BTreeMap<String, Secret>,
     /// Keys of the orchestrator's own config, passed through as written. Never one that the OS sets.
     pub settings: BTreeMap<String, serde_json::Value>,
+}
+
+/// An archive of container images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageArchive {
+    /// Where it is fetched from. Not secret.
+    pub url: String,
+    /// The SHA-256 of the file, in lower case.
+    pub sha256: String,
+    /// How its name must end for the orchestrator to know what it is: `.tar.zst`.
+    pub ending: &'static str,
 }
 
 /// A database outside of the cluster.
@@ -506,6 +528,7 @@ impl fmt::Debug for Orchestrator {
             token,
             server,
             datastore,
+            images,
             manifests,
             settings,
         } = self;
@@ -522,6 +545,7 @@ impl fmt::Debug for Orchestrator {
             .field("token", token)
             .field("server", server)
             .field("datastore", datastore)
+            .field("images", images)
             .field("manifests", manifests)
             .field("settings", &settings)
             .finish()

@@ -57,7 +57,7 @@ use keelson_config::Machine;
 use pass::{Passes, Question};
 use pending::Pending;
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant, SystemTime},
 };
@@ -112,6 +112,8 @@ pub(crate) struct Setup {
     pub events: Arc<Events>,
     /// Where the machine's id goes: the nouns read it there.
     pub machine_id: watch::Sender<String>,
+    /// The orchestrator in the image.
+    pub payload: Option<Arc<Payload>>,
     /// Who has the address that the servers share.
     pub shared: cluster::share::Shared,
     /// Where the person at the machine is told what it waits for.
@@ -130,17 +132,10 @@ pub(crate) fn start(setup: Setup) -> anyhow::Result<Handle> {
         events,
         console,
         machine_id,
+        payload,
         shared,
         mut nouns,
     } = setup;
-    let payload =
-        Payload::read(Path::new(orchestrator::payload::DIRECTORY)).unwrap_or_else(|error| {
-            events.say(
-                "orchestrator",
-                format!("the image's payload cannot be used: {error}"),
-            );
-            None
-        });
     let (handle, mut engine, inbox) = Engine::new(Ground {
         facts,
         init,
@@ -148,7 +143,7 @@ pub(crate) fn start(setup: Setup) -> anyhow::Result<Handle> {
         events,
         console,
         machine_id,
-        payload: payload.map(Arc::new),
+        payload,
     })?;
     engine.platform = Some(Platform::default());
     tokio::spawn(async move {

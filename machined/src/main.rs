@@ -12,6 +12,7 @@ mod dhcp;
 mod engine;
 mod events;
 mod facts;
+mod fetch;
 mod forward;
 mod health;
 mod identity;
@@ -32,7 +33,12 @@ mod upgrade;
 
 use anyhow::{Context as _, Result};
 use engine::{Nouns, Setup, Wake};
-use std::{os::fd::OwnedFd, path::Path, sync::Arc};
+use orchestrator::payload::{self, Payload};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::sync::watch;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -60,7 +66,9 @@ async fn run() -> Result<()> {
     let listener = api::listen(Path::new(api::SOCKET))?;
     let machine_id = watch::Sender::default();
     let shared = cluster::share::Shared::new(wake.clone());
-    let nouns = nouns(&facts, &wake, &machine_id, &shared);
+    let payload = payload(&events).map(Arc::new);
+    let images = payload.as_ref().map(|it| it.data_dir.join("agent/images"));
+    let nouns = nouns(&facts, &wake, &machine_id, &shared, images);
     let console = console::Console::new("/dev/console");
     let handle = engine::start(Setup {
         facts,
@@ -69,6 +77,7 @@ async fn run() -> Result<()> {
         resources,
         events,
         machine_id,
+        payload,
         shared,
         console,
         nouns,
@@ -79,12 +88,22 @@ async fn run() -> Result<()> {
     api::serve(listener, handle, upgrades).await
 }
 
+/// The orchestrator in the image, if there is one that can be used.
+fn payload(events: &events::Events) -> Option<Payload> {
+    Payload::read(Path::new(payload::DIRECTORY)).unwrap_or_else(|error| {
+        let text = format!("the image's payload cannot be used: {error}");
+        events.say("orchestrator", text);
+        None
+    })
+}
+
 /// The nouns, in the order to go over them.
 fn nouns(
     facts: &facts::Facts,
     wake: &Wake,
     machine_id: &watch::Sender<String>,
     shared: &cluster::share::Shared,
+    images: Option<PathBuf>,
 ) -> Nouns {
     let disk = Path::new(&facts.boot.disk);
     let leases = dhcp::Leases::new(wake.clone());
@@ -115,6 +134,7 @@ fn nouns(
         volume: nouns::volume::Volume::new(Some(disk)),
         after: vec![
             Box::new(nouns::file::Files::new(machine_id.subscribe())),
+            Box::new(nouns::image::Images::new(images, wake.clone())),
             Box::new(nouns::time::Clocks::start(
                 facts.release.build_time,
                 wake.clone(),

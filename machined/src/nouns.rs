@@ -5,6 +5,7 @@ pub(crate) mod address;
 pub(crate) mod file;
 pub(crate) mod firewall;
 pub(crate) mod hostname;
+pub(crate) mod image;
 pub(crate) mod link;
 pub(crate) mod module;
 pub(crate) mod resolver;

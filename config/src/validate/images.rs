@@ -3,9 +3,9 @@
 
 use super::{checked, first_of, items, tls};
 use crate::{
-    Registries, RegistryHost, Secret,
+    Mirror, Registries, RegistryHost, Secret,
     document::{FileSection, RegistriesSection, RegistryHostSection},
-    read::{Given, Located, Reader},
+    read::{Entries, Given, Located, Reader},
     tree::quote,
     value::{self, Wrong},
 };
@@ -73,10 +73,15 @@ pub(super) fn registries(
             let hint = "name one, or remove the mirror";
             reader.error(list.at, "no URL is asked in its place", hint);
         }
+        let rewrites = rewrites(reader, &mirror.value.rewrites);
         if let Some(name) = name
             && first_of(reader, &mut seen, name.clone(), registry.at)
         {
-            registries.mirrors.insert(name, endpoints);
+            let mirror = Mirror {
+                endpoints,
+                rewrites,
+            };
+            registries.mirrors.insert(name, mirror);
         }
     }
     let mut seen = BTreeMap::new();
@@ -147,6 +152,68 @@ fn host_and_port(text: &str) -> Result<String, Wrong> {
 }
 
 /// `http[s]://host[:port][/path]`.
+fn rewrites(reader: &mut Reader<'_>, written: &Given<Entries<String>>) -> BTreeMap<String, String> {
+    let mut rewrites = BTreeMap::new();
+    for rewrite in written.is().map_or(&[][..], |it| &it.value.0) {
+        let pattern = reader.key(rewrite.at).to_owned();
+        let groups = match groups(&pattern) {
+            Ok(groups) => groups,
+            Err(wrong) => {
+                reader.key_error(rewrite.at, wrong.message, &wrong.hint);
+                continue;
+            }
+        };
+        let beyond = rewrite.value.split('$').skip(1).find_map(|rest| {
+            let rest = rest.trim_start_matches('{');
+            let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            let number: usize = rest[..digits].parse().ok()?;
+            (number > groups).then_some(number)
+        });
+        match beyond {
+            Some(number) => {
+                let message = format!("${number} stands for a group that the expression has not");
+                reader.error(rewrite.at, message, &format!("it has {groups}"));
+            }
+            None => drop(rewrites.insert(pattern, rewrite.value.clone())),
+        }
+    }
+    rewrites
+}
+
+/// How many groups a regular expression has: that they and its sets are closed is all that
+/// is looked at here. <https://pkg.go.dev/regexp/syntax>
+fn groups(pattern: &str) -> Result<usize, Wrong> {
+    let (mut open, mut groups, mut in_set) = (0usize, 0, false);
+    let wrong = |why: &str| {
+        let message = format!("{} is not a regular expression: {why}", quote(pattern));
+        Err(Wrong::new(message))
+    };
+    let mut letters = pattern.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' if letters.next().is_none() => return wrong("a backslash stands at its end"),
+            '\\' => {}
+            ']' if in_set => in_set = false,
+            _ if in_set => {}
+            '[' => in_set = true,
+            '(' => {
+                open += 1;
+                // `(?:…)` is a group without a number.
+                groups += usize::from(letters.peek() != Some(&'?'));
+            }
+            ')' if open == 0 => return wrong("a parenthesis is closed that is not open"),
+            ')' => open -= 1,
+            _ => {}
+        }
+    }
+    match (open, in_set) {
+        _ if pattern.is_empty() => wrong("it is empty"),
+        (0, false) => Ok(groups),
+        (0, true) => wrong("a set is not closed"),
+        _ => wrong("a parenthesis is not closed"),
+    }
+}
+
 fn endpoint_url(text: &str) -> Result<String, Wrong> {
     let wrong = || {
         Wrong::new(format!("{} is not the URL of a mirror", quote(text)))

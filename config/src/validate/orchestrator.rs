@@ -1,6 +1,7 @@
 //! The rules of `orchestrator`: when it must be there, what an agent needs, and
 //! which of its own keys may be passed through.
 
+mod archives;
 mod fields;
 mod memory;
 
@@ -44,6 +45,7 @@ pub(super) fn orchestrator(
         server,
         datastore,
         snapshots,
+        images,
         manifests,
         settings,
         ..
@@ -106,9 +108,11 @@ pub(super) fn orchestrator(
         reader.key_error(copies.at, "only the cluster's own etcd is copied", hint);
     }
     let datastore = memory::datastore(reader, datastore);
+    let images = archives::images(reader, images);
     let manifests = memory::manifests(reader, manifests);
     Some(Some(Orchestrator {
         datastore,
+        images,
         manifests,
         name: name?,
         token: token?,

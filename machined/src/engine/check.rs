@@ -139,6 +139,7 @@ mod tests {
             token: Secret::new(String::new()),
             server: None,
             datastore: None,
+            images: Vec::new(),
             manifests: Default::default(),
             settings: Default::default(),
         });

@@ -3,7 +3,7 @@
 use super::*;
 use crate::store::tests::config;
 use keelson_api::v1::diagnostic::Severity;
-use std::fs;
+use std::{fs, path::Path};
 use tokio::time::timeout;
 
 struct Node {

@@ -40,7 +40,7 @@ pub(crate) struct Seen {
 }
 
 /// The kinds whose resources must be ready.
-const NOUNS: [&str; 4] = ["hostname", "resolver", "file", "sysctl"];
+const NOUNS: [&str; 5] = ["hostname", "resolver", "file", "sysctl", "image"];
 
 /// What is missing, in words; nothing if the orchestrator can be started.
 /// `node_ip` says that its address is configured.

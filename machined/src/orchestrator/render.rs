@@ -6,7 +6,7 @@ mod files;
 use super::payload::Payload;
 use crate::store::digest;
 use keelson_api::init as proto;
-use keelson_config::{Machine, Role, Secret};
+use keelson_config::{Machine, Orchestrator, Role, Secret};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -142,7 +142,11 @@ pub(crate) fn is_same(one: &Machine, other: &Machine) -> bool {
     let parts = |machine: &Machine| {
         (
             machine.role,
-            machine.orchestrator.clone(),
+            machine.orchestrator.clone().map(|it| Orchestrator {
+                // They are the noun image's, and nothing is started anew for them.
+                images: Vec::new(),
+                ..it
+            }),
             machine.hostname.clone(),
             machine.egress.clone(),
             machine.env.clone(),
@@ -269,8 +273,6 @@ pub(crate) fn once(payload: &Payload, name: &str, args: &[&str]) -> proto::Start
 mod tests {
     use super::*;
     use crate::orchestrator::payload::tests::payload;
-    use keelson_config::Orchestrator;
-
     fn machine(role: Role, orchestrator: Orchestrator) -> Machine {
         Machine {
             role,
@@ -288,6 +290,7 @@ mod tests {
             token: Secret::new("s3cret".into()),
             server: server.map(str::to_owned),
             datastore: None,
+            images: Vec::new(),
             manifests: BTreeMap::new(),
             settings: settings.into_iter().collect(),
         }

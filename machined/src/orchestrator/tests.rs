@@ -53,6 +53,7 @@ fn wanted(token: &str) -> Wanted {
         token: Secret::new(token.into()),
         server: None,
         datastore: None,
+        images: Vec::new(),
         manifests: Default::default(),
         settings: Default::default(),
     });

@@ -58,7 +58,13 @@ fn registries(files: &mut Files, home: &Path, registries: &Registries) -> Zeroiz
     let mirrors: Map<String, Value> = registries
         .mirrors
         .iter()
-        .map(|(registry, urls)| (registry.clone(), json!({"endpoint": urls})))
+        .map(|(registry, mirror)| {
+            let mut how = Map::from_iter([("endpoint".to_owned(), json!(mirror.endpoints))]);
+            if !mirror.rewrites.is_empty() {
+                how.insert("rewrite".to_owned(), json!(mirror.rewrites));
+            }
+            (registry.clone(), how.into())
+        })
         .collect();
     let mut configs = Map::new();
     for (host, how) in &registries.hosts {
@@ -129,7 +135,7 @@ mod tests {
     #[test]
     fn registries_are_written_as_the_orchestrator_reads_them() {
         let (_, files) = rendered(
-            "  registries:\n    mirrors:\n      - {registry: docker.io, endpoints: [\"https://m.example.com:5000\"]}\n    \
+            "  registries:\n    mirrors:\n      - {registry: docker.io, endpoints: [\"https://m.example.com:5000\"], rewrites: {\"^rancher/(.*)\": hub/$1}}\n    \
              hosts:\n      - {host: \"m.example.com:5000\", username: puller, password: hidden, ca: CERT}\n      \
              - {host: own.example.com, cert: CERT, key: KEY!}\n      \
              - {host: plain.example.com, insecure: true}\n",
@@ -140,7 +146,10 @@ mod tests {
         let written: Value =
             serde_json::from_str(text(&files, "/etc/rancher/k3s/registries.yaml")).unwrap();
         let wanted = json!({
-            "mirrors": {"docker.io": {"endpoint": ["https://m.example.com:5000"]}},
+            "mirrors": {"docker.io": {
+                "endpoint": ["https://m.example.com:5000"],
+                "rewrite": {"^rancher/(.*)": "hub/$1"},
+            }},
             "configs": {
                 "m.example.com:5000": {
                     "auth": {"username": "puller", "password": "hidden"},
