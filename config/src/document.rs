@@ -31,7 +31,7 @@ object! {
     MachineSection {
         /// Its host name. Default: the one from DHCP, or else one derived from its identity.
         hostname: String = "hostname", example("server-1"), takes(Takes::OrchestratorRestart);
-        /// What it is in its cluster.
+        /// What it is in its cluster: a server runs the control plane and pods, an agent runs pods, and `none` runs no orchestrator.
         role: RoleWord = "role", required, takes(Takes::OrchestratorRestart);
         /// Kernel parameters, by dotted name.
         sysctls: Entries<TextOrNumber> = "sysctls", example("{vm.max_map_count: \"262144\"}");
@@ -190,9 +190,9 @@ choice! {
 object! {
     /// Who may call the machine's API.
     ApiSection {
-        /// The CA of client certificates, PEM.
+        /// The CA of client certificates, PEM. A certificate names the role of its holder: os:reader, os:operator or os:admin.
         ca: String = "ca", required;
-        /// Issues the machine's own server certificate.
+        /// Issues the machine's own server certificate, and can issue nothing else.
         issuer: IssuerSection = "issuer", required;
         /// More names and addresses for the server certificate.
         sans: List<String> = "sans", example("[server-1.example.com]");

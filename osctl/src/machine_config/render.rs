@@ -1,160 +1,135 @@
 //! The text of a machine config: keys in the order in which a person reads them,
-//! each with its comment; what is not set stands there as an example.
+//! each with what the model says of it; what is not set stands there as an example.
 
 use crate::{error::Result, yaml};
+use keelson_config::{Field, Found, Shape, Table};
 use serde_json::{Map, Value};
 
-/// What is said about one key. The order of the notes is the order of the keys;
-/// keys without a note follow, sorted.
-struct Note {
-    /// Where the key is, dotted.
-    path: &'static str,
-    /// Stands above it.
-    comment: &'static str,
-    /// Stands there, as a comment, where the key is not set.
-    example: &'static str,
-}
-
-const fn note(path: &'static str, comment: &'static str, example: &'static str) -> Note {
-    Note {
-        path,
-        comment,
-        example,
-    }
-}
-
-const NOTES: &[Note] = &[
-    note("apiVersion", "The version of this format.", ""),
-    note("kind", "", ""),
-    note("machine", "The machine itself.", ""),
-    note(
-        "machine.hostname",
-        "Its name on the network and in the cluster. Without it the name comes from
-DHCP, or else is made from the machine's identity.",
-        "hostname: server-1",
-    ),
-    note(
-        "machine.role",
-        "What it is in the cluster: a server runs the control plane and pods, an agent
-runs pods, and none runs no orchestrator at all.",
-        "",
-    ),
-    note(
-        "machine.sysctls",
-        "Kernel parameters. Values are texts: keep the quotes.",
-        "sysctls:\n  vm.max_map_count: \"262144\"",
-    ),
-    note(
-        "machine.time",
-        "Where the time comes from. Without it: four servers of pool.ntp.org.",
-        "time:\n  servers: [ntp1.example.com, ntp2.example.com]",
-    ),
-    note(
-        "machine.api",
-        "Who may call the machine, and how it proves that it is itself.",
-        "",
-    ),
-    note(
-        "machine.api.ca",
-        "Only clients with a certificate of this CA are let in. The certificate names
-their role: os:reader, os:operator or os:admin.",
-        "",
-    ),
-    note(
-        "machine.api.issuer",
-        "Signs the machine's own server certificate, and can sign nothing else.
-The key is secret.",
-        "",
-    ),
-    note("machine.api.issuer.cert", "", ""),
-    note("machine.api.issuer.key", "", ""),
-    note(
-        "machine.api.sans",
-        "More names or addresses by which the machine is called, for its certificate.",
-        "sans: [server-1.example.com]",
-    ),
-    note(
-        "network",
-        "The network. Where no link is named, every Ethernet link asks DHCP.",
-        "network:
-  links:
-    - name: eth0
-      dhcp: {v4: true}
-    - name: eth1
-      addresses: [10.1.0.5/24]
-      routes: [{to: 0.0.0.0/0, via: 10.1.0.1}]
-  nameservers: [1.1.1.1]",
-    ),
-    note("network.links", "One entry for each link.", ""),
-    note(
-        "network.nameservers",
-        "Resolvers to ask instead of those that DHCP names.",
-        "",
-    ),
-    note("orchestrator", "What runs on the machine.", ""),
-    note(
-        "orchestrator.name",
-        "It must be the one that is in the image.",
-        "",
-    ),
-    note("orchestrator.server", "The server to join.", ""),
-    note(
-        "orchestrator.token",
-        "Joins machines to the cluster. Secret.",
-        "",
-    ),
-    note(
-        "orchestrator.settings",
-        "Keys of the orchestrator's own config, handed to it as they are.",
-        "settings:\n  cluster-cidr: 10.42.0.0/16",
-    ),
+/// What stands there as an example where it is not set: what most people come to write.
+const SHOWN: [&str; 9] = [
+    "machine.hostname",
+    "machine.sysctls",
+    "machine.time",
+    "machine.time.servers",
+    "machine.api.sans",
+    "network",
+    "network.links",
+    "network.nameservers",
+    "orchestrator.settings",
 ];
+
+/// How long a line of a comment is.
+const WIDTH: usize = 78;
 
 /// The text of a config, without a header.
 pub(super) fn render(config: &Value) -> Result<String> {
     let mut text = String::new();
     match config {
-        Value::Object(map) => render_map(&mut text, map, "", 0)?,
+        Value::Object(map) => render_map(&mut text, map, Place::root(), 0)?,
         other => text.push_str(&yaml::to_text(other)?),
     }
     Ok(text)
 }
 
+/// Where a map is: its path, and what the model says of its keys, if it does.
+#[derive(Clone)]
+struct Place {
+    path: String,
+    table: Option<&'static Table>,
+}
+
+impl Place {
+    fn root() -> Place {
+        Place {
+            path: String::new(),
+            table: table(Found::root().shape),
+        }
+    }
+
+    fn below(&self, key: &str) -> Place {
+        let path = match self.path.as_str() {
+            "" => key.to_owned(),
+            path => format!("{path}.{key}"),
+        };
+        let field = self.table.and_then(|table| table.field(key));
+        Place {
+            path,
+            table: field.and_then(|field| table(field.shape)),
+        }
+    }
+}
+
+fn table(shape: &'static Shape) -> Option<&'static Table> {
+    match shape {
+        Shape::Object(table) => Some(table),
+        _ => None,
+    }
+}
+
+/// The keys in the model's order, each with what it means; then those that it does not know.
 fn render_map(
     text: &mut String,
     map: &Map<String, Value>,
-    parent: &str,
+    place: Place,
     depth: usize,
 ) -> Result<()> {
-    let known = NOTES.iter().filter(|note| parent_of(note.path) == parent);
-    for note in known.clone() {
-        let value = map.get(last_of(note.path));
-        if value.is_none() && note.example.is_empty() {
+    let fields = place.table.map_or(&[][..], |table| table.fields);
+    for field in fields {
+        let below = place.below(field.key);
+        let value = map.get(field.key);
+        if value.is_none() && !SHOWN.contains(&below.path.as_str()) {
             continue;
         }
         // A blank line sets the sections apart.
-        if depth == 0 && !note.comment.is_empty() {
+        if depth == 0 && below.table.is_some() {
             text.push('\n');
         }
-        push_comment(text, note.comment, depth);
         match value {
-            Some(value) => render_entry(text, last_of(note.path), value, note.path, depth)?,
-            None => push_comment(text, note.example, depth),
+            Some(value) => {
+                push_comment(text, &field.meaning(), depth);
+                render_entry(text, field.key, value, below, depth)?;
+            }
+            None => {
+                let default = field.default().map(|it| format!(" Default: {it}."));
+                let meaning = field.meaning() + &default.unwrap_or_default();
+                push_comment(text, &meaning, depth);
+                push_example(text, field, &below, depth, 0);
+            }
         }
     }
     for (key, value) in map {
-        if !known.clone().any(|note| last_of(note.path) == key) {
-            render_entry(text, key, value, &format!("{parent}.{key}"), depth)?;
+        if !fields.iter().any(|field| field.key == key) {
+            render_entry(text, key, value, place.below(key), depth)?;
         }
     }
     Ok(())
+}
+
+/// A key that is not set, as it could be written.
+fn push_example(text: &mut String, field: &Field, place: &Place, depth: usize, inner: usize) {
+    let (indent, inside) = ("  ".repeat(depth), "  ".repeat(inner));
+    let line = format!("{indent}# {inside}{}:", field.key);
+    text.push_str(&line);
+    match (field.example, place.table) {
+        (Some(example), _) => text.push_str(&format!(" {example}\n")),
+        (None, Some(table)) => {
+            text.push('\n');
+            for field in table.fields {
+                let below = place.below(field.key);
+                if SHOWN.contains(&below.path.as_str()) {
+                    push_example(text, field, &below, depth, inner + 1);
+                }
+            }
+        }
+        (None, None) => text.push('\n'),
+    }
 }
 
 fn render_entry(
     text: &mut String,
     key: &str,
     value: &Value,
-    path: &str,
+    place: Place,
     depth: usize,
 ) -> Result<()> {
     let indent = "  ".repeat(depth);
@@ -162,7 +137,7 @@ fn render_entry(
     match value {
         Value::Object(map) if !map.is_empty() => {
             text.push_str(&format!("{indent}{key}:\n"));
-            render_map(text, map, path, depth + 1)?;
+            render_map(text, map, place, depth + 1)?;
         }
         Value::Array(items) if !items.is_empty() => {
             text.push_str(&format!("{indent}{key}:\n"));
@@ -209,18 +184,23 @@ fn scalar(value: &Value) -> Result<String> {
     }
 }
 
-fn push_comment(text: &mut String, comment: &str, depth: usize) {
-    for line in comment.lines() {
-        text.push_str(&format!("{}# {line}\n", "  ".repeat(depth)));
+/// Prose as comments of at most [`WIDTH`] columns, where its words let it.
+fn push_comment(text: &mut String, prose: &str, depth: usize) {
+    let indent = "  ".repeat(depth);
+    let mut line = String::new();
+    for word in prose.split_whitespace() {
+        if !line.is_empty() && indent.len() + 2 + line.len() + 1 + word.len() > WIDTH {
+            text.push_str(&format!("{indent}# {line}\n"));
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
     }
-}
-
-fn parent_of(path: &str) -> &str {
-    path.rsplit_once('.').map_or("", |(parent, _)| parent)
-}
-
-fn last_of(path: &str) -> &str {
-    path.rsplit_once('.').map_or(path, |(_, last)| last)
+    if !line.is_empty() {
+        text.push_str(&format!("{indent}# {line}\n"));
+    }
 }
 
 #[cfg(test)]
