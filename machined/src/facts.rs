@@ -1,7 +1,7 @@
 //! What this machine and its image are: read once at start, never changed.
 
 use serde::Deserialize;
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 /// The certificates of the CAs that the image trusts, PEM.
 pub(crate) const CAS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -60,6 +60,8 @@ pub(crate) struct Boot {
     pub slot: String,
     /// Its verity root hash.
     pub root_hash: String,
+    /// The modules that were loaded before there was a root.
+    pub modules: BTreeSet<String>,
 }
 
 impl Facts {
@@ -137,12 +139,13 @@ mod tests {
     #[test]
     fn the_boot_record_as_the_initramfs_writes_it() {
         let boot: Boot = serde_json::from_str(
-            r#"{"disk":"/dev/vda","slot":"/dev/vda3","rootHash":"ab","dm":"/dev/dm-0"}"#,
+            r#"{"disk":"/dev/vda","slot":"/dev/vda3","rootHash":"ab","dm":"/dev/dm-0","modules":["erofs"]}"#,
         )
         .unwrap();
         assert_eq!(
             (boot.disk.as_str(), boot.root_hash.as_str()),
             ("/dev/vda", "ab")
         );
+        assert!(boot.modules.contains("erofs"));
     }
 }

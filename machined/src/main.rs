@@ -107,7 +107,7 @@ fn nouns(
 ) -> Nouns {
     let disk = Path::new(&facts.boot.disk);
     let leases = dhcp::Leases::new(wake.clone());
-    let modules = nouns::module::Modules::new(wake.clone());
+    let modules = nouns::module::Modules::new(wake.clone(), facts.boot.modules.clone());
     let sysctls = nouns::sysctl::Sysctls::new(modules.loading());
     tokio::spawn(netlink::monitor(wake.clone()));
     Nouns {

@@ -17,7 +17,7 @@ use keelson_sys::dm;
 use modules::Which;
 use root::{Candidate, Search};
 use rustix::mount::MountFlags;
-use std::{convert::Infallible, fs, io, path::Path, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, fs, io, path::Path, time::Duration};
 use thiserror::Error;
 
 /// Where the root is mounted before it becomes the root.
@@ -171,21 +171,35 @@ fn search(
 /// Tells the second role and machined what was booted from.
 fn record(found: &Candidate, hash: &str, mapped: &Path) -> io::Result<()> {
     fs::create_dir_all("/run/keelson")?;
+    // Those that no config has a say in.
+    let modules = keelson_sys::module::loaded()?;
     fs::write(
         "/run/keelson/boot.json",
-        boot_json(&found.disk, &found.node, hash, mapped),
+        boot_json(&found.disk, &found.node, hash, mapped, &modules),
     )
 }
 
-/// The boot record. Device paths hold nothing that JSON would want escaped; what did
-/// would be shown as a question mark.
-fn boot_json(disk: &Path, slot: &Path, hash: &str, mapped: &Path) -> String {
-    let plain = |path: &Path| path.to_string_lossy().replace(['"', '\\'], "?");
+/// The boot record. Device paths and names of modules hold nothing that JSON would want
+/// escaped; what did would be shown as a question mark.
+fn boot_json(
+    disk: &Path,
+    slot: &Path,
+    hash: &str,
+    mapped: &Path,
+    modules: &BTreeSet<String>,
+) -> String {
+    let plain = |text: &str| text.replace(['"', '\\'], "?");
+    let path = |path: &Path| plain(&path.to_string_lossy());
+    let modules: Vec<String> = modules
+        .iter()
+        .map(|name| format!("\"{}\"", plain(name)))
+        .collect();
     format!(
-        "{{\"disk\":\"{}\",\"slot\":\"{}\",\"rootHash\":\"{hash}\",\"dm\":\"{}\"}}\n",
-        plain(disk),
-        plain(slot),
-        plain(mapped)
+        "{{\"disk\":\"{}\",\"slot\":\"{}\",\"rootHash\":\"{hash}\",\"dm\":\"{}\",\"modules\":[{}]}}\n",
+        path(disk),
+        path(slot),
+        path(mapped),
+        modules.join(",")
     )
 }
 
@@ -200,10 +214,12 @@ mod tests {
             Path::new("/dev/vda3"),
             "00ff",
             Path::new("/dev/dm-0"),
+            &BTreeSet::from(["erofs".to_owned(), "virtio_blk".to_owned()]),
         );
         assert_eq!(
             text,
-            "{\"disk\":\"/dev/vda\",\"slot\":\"/dev/vda3\",\"rootHash\":\"00ff\",\"dm\":\"/dev/dm-0\"}\n"
+            "{\"disk\":\"/dev/vda\",\"slot\":\"/dev/vda3\",\"rootHash\":\"00ff\",\"dm\":\"/dev/dm-0\",\
+             \"modules\":[\"erofs\",\"virtio_blk\"]}\n"
         );
     }
 }

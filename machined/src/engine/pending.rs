@@ -141,7 +141,12 @@ impl Engine {
             return Vec::new();
         };
         // What modules are given may need a reboot, which the kernel knows.
-        let modules = module::after_reboot(&stored.machine, machine, Path::new(module::SYS_MODULE));
+        let modules = module::after_reboot(
+            &stored.machine,
+            machine,
+            Path::new(module::SYS_MODULE),
+            &self.facts.boot.modules,
+        );
         let changes = before.changes(&after).into_iter();
         changes
             .filter(|change| change.takes == Takes::Reboot)

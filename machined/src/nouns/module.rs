@@ -87,6 +87,8 @@ pub(crate) struct Modules {
     given: Arc<Parameters>,
     /// Where their parameters stand.
     table: Table,
+    /// What was loaded before there was a root.
+    early: BTreeSet<String>,
 }
 
 /// A driver of a device that is there.
@@ -120,6 +122,8 @@ pub(crate) struct Have {
     stands: BTreeMap<String, BTreeMap<String, Stand>>,
     /// Those of the config that are a part of the kernel.
     built_in: BTreeSet<String>,
+    /// Those that are loaded before a config is read.
+    early: BTreeSet<String>,
     /// For those that are nowhere: the one whose name is nearest.
     nearest: BTreeMap<String, String>,
     /// The drivers of new devices that are not loaded.
@@ -226,9 +230,10 @@ pub(crate) fn plan(have: &Have, given: &Parameters) -> Vec<Step> {
 }
 
 impl Modules {
-    /// The noun.
-    pub(crate) fn new(wake: Wake) -> Self {
+    /// The noun; `early` are the modules that were loaded before there was a root.
+    pub(crate) fn new(wake: Wake, early: BTreeSet<String>) -> Self {
         Modules {
+            early,
             loader: Loader::start(wake),
             index: None,
             seen: None,
@@ -379,6 +384,7 @@ fn troubles(
     wanted: Option<&BTreeMap<String, String>>,
 ) -> Option<(Phase, String)> {
     let built_in = have.built_in.contains(module);
+    let early = have.early.contains(module);
     let mut never = Vec::new();
     let mut later = Vec::new();
     let mut unseen = Vec::new();
@@ -393,6 +399,14 @@ fn troubles(
             Stand::Unknown if built_in => never.push(format!(
                 "{key} cannot be set: the module is a part of this kernel, and shows no such \
                  parameter"
+            )),
+            Stand::Fixed(now) if early => never.push(format!(
+                "{key} stays {now}: the module is loaded from the signed boot image, before a \
+                 config is read"
+            )),
+            Stand::Unknown if early => never.push(format!(
+                "{key} cannot be set: the module is loaded from the signed boot image, before a \
+                 config is read, and shows no such parameter"
             )),
             Stand::Fixed(now) => later.push(format!(
                 "{key} is {now} and waits for a reboot to become {value}"
@@ -473,6 +487,7 @@ impl Noun for Modules {
             fixed,
             stands,
             built_in,
+            early: self.early.clone(),
             nearest,
             new,
             loading,

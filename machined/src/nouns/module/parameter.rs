@@ -7,7 +7,7 @@ use keelson_config::Machine;
 use keelson_sys::module::Parameters;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -182,9 +182,19 @@ pub(super) fn wanted(machine: &Machine) -> Parameters {
 }
 
 /// The parameters that differ between two configs and that only a reboot puts in force, as
-/// paths: those of modules that are loaded and that the kernel does not let be changed.
-pub(crate) fn after_reboot(before: &Machine, after: &Machine, root: &Path) -> Vec<String> {
-    let (before, mut after) = (wanted(before), wanted(after));
+/// paths: those of modules that are loaded and that the kernel does not let be changed. Those
+/// that are loaded before a config is read never take them.
+pub(crate) fn after_reboot(
+    before: &Machine,
+    after: &Machine,
+    root: &Path,
+    early: &BTreeSet<String>,
+) -> Vec<String> {
+    let late = |mut wanted: Parameters| {
+        wanted.retain(|module, _| !early.contains(module));
+        wanted
+    };
+    let (before, mut after) = (late(wanted(before)), late(wanted(after)));
     let mut found = Vec::new();
     for (module, had) in &before {
         let wants = after.remove(module).unwrap_or_default();
@@ -331,6 +341,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         module(root, "m", &[("live", "1", true), ("fixed", "1", false)]);
+        module(root, "early", &[("fixed", "0", false)]);
+        let early = BTreeSet::from(["early".to_owned()]);
         fs::create_dir_all(root.join("part_of_the_kernel/parameters")).unwrap();
         let cases = [
             ("{name: m}", "{name: m, parameters: {live: 2}}", vec![]),
@@ -361,10 +373,11 @@ mod tests {
                 vec!["m].parameters.fixed", "m].parameters.live"],
             ),
             ("", "{name: not_loaded, parameters: {a: 1}}", vec![]),
+            ("", "{name: early, parameters: {fixed: 1}}", vec![]),
             ("", "{name: part-of-the-kernel, parameters: {a: 1}}", vec![]),
         ];
         for (before, after, waits) in cases {
-            let found = after_reboot(&machine(before), &machine(after), root);
+            let found = after_reboot(&machine(before), &machine(after), root, &early);
             let waits: Vec<String> = waits
                 .into_iter()
                 .map(|path| format!("machine.kernel.modules[{path}"))

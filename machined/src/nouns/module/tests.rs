@@ -104,7 +104,7 @@ fn an_empty_machine_wants_no_modules() {
 
 #[tokio::test]
 async fn published() {
-    let mut noun = Modules::new(Wake::default());
+    let mut noun = Modules::new(Wake::default(), BTreeSet::new());
     noun.refused
         .insert("bridge".to_owned(), "the kernel refused it".to_owned());
     let driver = Driver {
@@ -200,7 +200,7 @@ fn parameters_are_given_or_changed() {
 async fn what_the_config_wants_is_published_with_what_is_wrong() {
     let machine = configured(
         "{name: nf-conntrack, parameters: {hashsize: 65536, acct: 1}},
-         {name: zramm}, {name: printk, parameters: {time: 0}}, {name: dummy}, {name: loop, parameters: {max_loop: 4}}",
+         {name: zramm}, {name: printk, parameters: {time: 0}}, {name: dummy}, {name: softdog, parameters: {soft_margin: 9}}, {name: loop, parameters: {max_loop: 4}}",
     );
     let other = |text: &str| text.to_owned();
     let have = Have {
@@ -209,7 +209,9 @@ async fn what_the_config_wants_is_published_with_what_is_wrong() {
             ("nf_conntrack", "acct", Stand::InForce),
             ("printk", "time", Stand::Fixed(other("Y"))),
             ("loop", "max_loop", Stand::Unseen),
+            ("softdog", "soft_margin", Stand::Fixed(other("60"))),
         ]),
+        early: BTreeSet::from([other("softdog")]),
         built_in: BTreeSet::from([other("printk")]),
         nearest: BTreeMap::from([(other("zramm"), other("zram"))]),
         ..have(
@@ -219,11 +221,12 @@ async fn what_the_config_wants_is_published_with_what_is_wrong() {
                 ("printk", Status::There),
                 ("dummy", Status::There),
                 ("loop", Status::There),
+                ("softdog", Status::There),
             ],
             &[],
         )
     };
-    let published = Modules::new(Wake::default()).publish(&have, &machine);
+    let published = Modules::new(Wake::default(), BTreeSet::new()).publish(&have, &machine);
     let said: Vec<(&str, Phase, &str)> = published
         .iter()
         .map(|it| (it.name.as_str(), it.phase, it.message.as_str()))
@@ -244,6 +247,11 @@ async fn what_the_config_wants_is_published_with_what_is_wrong() {
             "printk",
             Phase::Failed,
             "time stays Y: the module is a part of this kernel, which takes it from the signed boot image alone",
+        ),
+        (
+            "softdog",
+            Phase::Failed,
+            "soft_margin stays 60: the module is loaded from the signed boot image, before a config is read",
         ),
         (
             "zramm",
