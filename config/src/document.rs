@@ -160,6 +160,8 @@ object! {
     TimeSection {
         /// NTP servers, names or addresses. Default: four of pool.ntp.org. An empty list sets no clock.
         servers: List<String> = "servers", example("[ntp1.example.com, ntp2.example.com]");
+        /// How long the orchestrator waits for the first answer of a server, from when the machine has an address. Then it starts with the time there is. Default: 30s.
+        boot_timeout: String = "bootTimeout", example("5m");
     }
 }
 

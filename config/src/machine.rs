@@ -111,6 +111,17 @@ pub enum LogProtocol {
 pub struct Time {
     /// NTP servers, names or addresses; empty means that nothing sets the clock.
     pub servers: Vec<String>,
+    /// How long the orchestrator waits for the first answer of one.
+    pub boot_timeout: Duration,
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        Time {
+            servers: Vec::new(),
+            boot_timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// When a release on trial is good.
@@ -412,9 +423,7 @@ impl Machine {
             sysctls: BTreeMap::new(),
             modules: Vec::new(),
             forward: Vec::new(),
-            time: Time {
-                servers: Vec::new(),
-            },
+            time: Time::default(),
             api: None,
             health_gate: HealthGate::default(),
             egress: Egress::default(),

@@ -215,26 +215,39 @@ fn sysctl(
     Some((key, value.trim().to_owned()))
 }
 
-fn time(reader: &mut Reader<'_>, time: &Given<TimeSection>) -> Time {
-    let defaults = || Time {
+/// The longest that the orchestrator may be told to wait for a time server.
+const BOOT_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+
+fn time(reader: &mut Reader<'_>, written: &Given<TimeSection>) -> Time {
+    let mut time = Time {
         servers: DEFAULT_TIME_SERVERS.map(str::to_owned).to_vec(),
+        ..Time::default()
     };
-    let Some(time) = time.is() else {
-        return defaults();
+    let Some(section) = written.is() else {
+        return time;
     };
-    if time.value.servers.is_absent() {
-        return defaults();
+    let TimeSection {
+        servers,
+        boot_timeout,
+    } = &section.value;
+    if let Some(written) = boot_timeout.is()
+        && let Some(given) = checked(reader, written, |text| value::duration(text, &BOOT_TIMEOUT))
+    {
+        time.boot_timeout = given;
     }
+    if servers.is_absent() {
+        return time;
+    }
+    time.servers.clear();
     let mut seen = BTreeMap::new();
-    let mut servers = Vec::new();
-    for server in items(&time.value.servers) {
+    for server in items(servers) {
         if let Some(name) = checked(reader, server, |text| value::host(text))
             && first_of(reader, &mut seen, name.clone(), server.at)
         {
-            servers.push(name);
+            time.servers.push(name);
         }
     }
-    Time { servers }
+    time
 }
 
 /// The least and the most that a release on trial may be given.

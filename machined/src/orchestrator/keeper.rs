@@ -172,6 +172,7 @@ impl Keeper {
         let clock = self.parts.resources.get("time", "clock");
         seen.unsynchronised = !wanted.machine.time.servers.is_empty()
             && clock.is_none_or(|clock| clock.phase != Phase::Ready);
+        seen.first_sync = wanted.machine.time.boot_timeout;
         self.unsynchronised = seen.unsynchronised;
         let settings = wanted
             .machine

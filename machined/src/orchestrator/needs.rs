@@ -11,9 +11,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// How long the first answer of a time server is waited for.
-const FIRST_SYNC: Duration = Duration::from_secs(30);
-
 /// What was seen of the machine.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
@@ -37,6 +34,8 @@ pub(crate) struct Seen {
     pub unsynchronised: bool,
     /// How long the machine has had an address.
     pub connected_for: Duration,
+    /// How long the first answer of a time server is waited for.
+    pub first_sync: Duration,
 }
 
 /// The kinds whose resources must be ready.
@@ -74,14 +73,14 @@ pub(crate) fn unmet(seen: &Seen, node_ip: bool) -> Vec<String> {
     }
     if seen.clock_behind {
         unmet.push("the clock is behind the time that the image was built at".to_owned());
-    } else if seen.unsynchronised && seen.connected_for < FIRST_SYNC {
+    } else if seen.unsynchronised && seen.connected_for < seen.first_sync {
         unmet.push("no time server has answered yet".to_owned());
     }
     unmet
 }
 
-/// Looks at the machine. `settled`, `unsynchronised` and `connected_for`
-/// are the caller's.
+/// Looks at the machine. `settled`, `unsynchronised`, `connected_for`
+/// and `first_sync` are the caller's.
 pub(crate) fn look(resources: &Store, build_time: u64) -> Seen {
     let clock = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -179,10 +178,12 @@ mod tests {
             addresses: vec!["10.0.2.15".into()],
             default_route: true,
             hostname: "server-1".into(),
+            first_sync: Duration::from_secs(90),
             ..Seen::default()
         }
     }
 
+    /// Shows: machine.time.bootTimeout
     #[test]
     fn each_need_is_named() {
         let pending =
@@ -265,6 +266,7 @@ mod tests {
                 "no time yet",
                 Seen {
                     unsynchronised: true,
+                    connected_for: Duration::from_secs(89),
                     ..good()
                 },
                 false,
@@ -274,7 +276,7 @@ mod tests {
                 "no time for long",
                 Seen {
                     unsynchronised: true,
-                    connected_for: FIRST_SYNC,
+                    connected_for: Duration::from_secs(90),
                     ..good()
                 },
                 false,
