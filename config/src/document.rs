@@ -310,6 +310,8 @@ object! {
         bridge: BridgeSection = "bridge", example("{links: [eth2]}");
         /// Makes the link: one without a cable, for addresses that are always there.
         dummy: DummySection = "dummy", example("{}");
+        /// Makes the link: an encrypted tunnel to peers (WireGuard). It carries IP alone, so it has fixed addresses and no DHCP; what goes through it is what `routes` and the networks of `addresses` say.
+        wireguard: WireguardSection = "wireguard", example("{privateKey: yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=, listenPort: 51820}");
         /// Asks for an address.
         dhcp: DhcpSection = "dhcp";
         /// Fixed addresses, each with the length of its prefix.
@@ -392,6 +394,36 @@ impl Read for DummySection {
             return None;
         };
         reader.object(at, table).map(|_| DummySection)
+    }
+}
+
+object! {
+    /// An encrypted tunnel to peers. The link is made, and goes with its entry.
+    WireguardSection {
+        /// The key that the link is known by, as `wg genkey` prints it. Its public half is shown by `osctl get link`.
+        private_key: Secret = "privateKey", required;
+        /// The UDP port on which it hears its peers. Default: the kernel takes a free one. One that is removed stays until the next reboot.
+        listen_port: u32 = "listenPort", example("51820");
+        /// Marks the packets that the tunnel itself sends, for `network.rules`. Default: none.
+        fw_mark: u32 = "fwMark", example("51820");
+        /// Who is at the other ends. Default: nobody.
+        peers: List<PeerSection> = "peers";
+    }
+}
+
+object! {
+    /// The other end of a tunnel.
+    PeerSection by "publicKey" {
+        /// The key that it is known by, as `wg pubkey` prints it.
+        public_key: String = "publicKey", required, example("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=");
+        /// One more secret that only the two ends know, as `wg genpsk` prints it. Default: none.
+        preshared_key: Secret = "presharedKey";
+        /// Where it is: an address and a UDP port. One that moves is followed; one that falls silent is looked for here again. Default: it comes by itself.
+        endpoint: String = "endpoint", example("192.0.2.7:51820");
+        /// The networks behind it: what is sent to it, and what is taken from it. A route is not made of them.
+        allowed_ips: List<String> = "allowedIPs", required, example("[10.8.0.2/32, 10.20.0.0/16]");
+        /// Every how many seconds it hears something even if there is nothing to say, which keeps the ways through NAT open: 1 to 65535. Default: never.
+        persistent_keepalive: u32 = "persistentKeepalive", example("25");
     }
 }
 

@@ -24,6 +24,7 @@ mod source;
 mod tree;
 mod validate;
 mod value;
+mod wireguard;
 mod written;
 mod yaml;
 
@@ -36,6 +37,7 @@ pub use reference::reference;
 pub use schema::schema;
 pub use setting::OWNED_SETTINGS;
 pub use value::{LINKS_OF_PODS, Wrong, is_of_pods};
+pub use wireguard::*;
 
 use diagnostic::{Problem, Problems};
 use document::Document;

@@ -1,6 +1,7 @@
 //! What a config means: validated values with every default resolved. Whoever
 //! holds a [`Machine`] checks nothing again. Nothing here reads or writes files.
 
+use crate::Wireguard;
 use std::{
     collections::BTreeMap,
     fmt,
@@ -317,6 +318,8 @@ pub enum Made {
     },
     /// A link without a cable.
     Dummy,
+    /// An encrypted tunnel.
+    Wireguard(Wireguard),
 }
 
 /// How the links of a bond share the work; the numbers are the kernel's, see
@@ -458,7 +461,7 @@ impl Made {
     pub fn members(&self) -> &[String] {
         match self {
             Made::Bond { links, .. } | Made::Bridge { links, .. } => links,
-            Made::Vlan { .. } | Made::Dummy => &[],
+            Made::Vlan { .. } | Made::Dummy | Made::Wireguard(_) => &[],
         }
     }
 
@@ -477,6 +480,7 @@ impl Made {
             Made::Bond { .. } => "bond",
             Made::Bridge { .. } => "bridge",
             Made::Dummy => "dummy",
+            Made::Wireguard(_) => "wireguard",
         }
     }
 }

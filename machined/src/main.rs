@@ -30,6 +30,7 @@ mod resource;
 mod service;
 mod store;
 mod upgrade;
+mod wireguard;
 
 use anyhow::{Context as _, Result};
 use engine::{Nouns, Setup, Wake};

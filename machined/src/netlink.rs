@@ -13,7 +13,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use keelson_config::{Cidr, MacAddr, Made};
 use rtnetlink::{
     Handle, LinkBond, LinkBridge, LinkDummy, LinkMessageBuilder, LinkUnspec, LinkVlan,
-    MulticastGroup, RouteMessageBuilder,
+    LinkWireguard, MulticastGroup, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
         address::{AddressAttribute, AddressMessage, AddressProtocol, CacheInfo},
@@ -115,6 +115,8 @@ pub(crate) enum Kind {
     },
     /// A link without a cable.
     Dummy,
+    /// An encrypted tunnel; what it is set up with is not netlink's to say.
+    Wireguard,
     /// Anything else.
     Other,
 }
@@ -243,6 +245,7 @@ impl Netlink {
             }
             Made::Bridge { stp, .. } => marked(LinkBridge::new(name).stp_state(stp_state(*stp))),
             Made::Dummy => marked(LinkDummy::new(name)),
+            Made::Wireguard(_) => marked(LinkWireguard::new(name)),
         };
         let made = self.handle.link().add(message).execute().await;
         made.map_err(plain).context("the kernel does not make it")
@@ -259,7 +262,7 @@ impl Netlink {
                 InfoKind::Bridge,
                 InfoData::Bridge(vec![InfoBridge::StpState(stp_state(*stp))]),
             ),
-            Made::Vlan { .. } | Made::Dummy => return Ok(()),
+            Made::Vlan { .. } | Made::Dummy | Made::Wireguard(_) => return Ok(()),
         };
         let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(kind)
             .index(link)
@@ -462,6 +465,7 @@ fn kind(infos: &[LinkInfo]) -> Option<Kind> {
     });
     let kind = match (found, data) {
         (InfoKind::Dummy, _) => Kind::Dummy,
+        (InfoKind::Wireguard, _) => Kind::Wireguard,
         (InfoKind::Vlan, Some(InfoData::Vlan(data))) => {
             let id = data.iter().find_map(|info| match info {
                 InfoVlan::Id(id) => Some(*id),

@@ -2,6 +2,7 @@
 //! routes and gateways fit each other.
 
 mod made;
+pub(super) mod wireguard;
 
 use super::{checked, firewall, first_of, items};
 use crate::{

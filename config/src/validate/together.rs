@@ -2,7 +2,7 @@
 //! something else. They are asked once every part is valid.
 
 use super::{
-    items,
+    items, network,
     orchestrator::{CLUSTER_CIDRS, SERVICE_CIDRS},
 };
 use crate::{
@@ -33,6 +33,9 @@ pub(super) fn check(reader: &mut Reader<'_>, document: &Document, machine: &Mach
     one_network_for_one_link(reader, &addresses);
     others_are_not_this_machine(reader, document, machine, &own);
     virtual_address(reader, document, machine, &addresses);
+    if let Some(section) = document.network.is() {
+        network::wireguard::together(reader, &section.value, &machine.network);
+    }
     if let Some(section) = document.orchestrator.is() {
         joins_another(reader, &section.value, machine, &own);
         // What the keys of another orchestrator mean is not known.

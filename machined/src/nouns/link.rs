@@ -10,13 +10,15 @@ use crate::{
     netlink::{self, Netlink},
     noun::Noun,
     resource::{Phase, Resource},
+    wireguard,
 };
 use anyhow::Context as _;
-use keelson_config::{self as config, LinkSelector, Machine, Made, Network, is_of_pods};
+use keelson_config::{self as config, LinkSelector, Machine, Made, Network, PublicKey, is_of_pods};
 use made::Stack;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
+    net::SocketAddr,
     path::Path,
 };
 
@@ -29,6 +31,8 @@ pub(crate) struct Seen {
     pub physical: bool,
     /// The driver that serves it.
     pub driver: Option<String>,
+    /// The keys and peers of a tunnel of machined's own; only this noun looks at them.
+    pub tunnel: Option<wireguard::Device>,
 }
 
 /// A link that the config selects.
@@ -79,6 +83,7 @@ fn with_device(sysfs: &Path, link: netlink::Link) -> Seen {
         physical: device.exists(),
         driver,
         link,
+        tunnel: None,
     }
 }
 
@@ -134,6 +139,8 @@ pub(crate) enum Step {
     Make(String, Made),
     /// Change a link that was made.
     Configure(u32, String, Made),
+    /// Set up a tunnel, which a step before this one may make.
+    Tunnel(String, wireguard::Change),
     /// Make a link part of another. Either may be one that a step before this one makes.
     Join {
         /// Its name.
@@ -156,6 +163,7 @@ impl fmt::Display for Step {
             Step::Release(_, name, of) => write!(f, "take {name} out of {of}"),
             Step::Make(name, made) => f.write_str(&made::words(name, made)),
             Step::Configure(_, name, made) => f.write_str(&made::change(name, made)),
+            Step::Tunnel(name, change) => write!(f, "set up {name}: {change}"),
             Step::Join { link, of, .. } => write!(f, "make {link} a part of {of}"),
             Step::SetUp(_, name) => write!(f, "switch {name} on"),
             Step::SetMtu(_, name, mtu) => write!(f, "set the MTU of {name} to {mtu}"),
@@ -209,12 +217,17 @@ pub(crate) fn plan(seen: &[Seen], network: &Network, leases: &BTreeMap<u32, Stat
 #[derive(Debug)]
 pub(crate) struct Links {
     leases: Leases,
+    /// Where the peers of each tunnel are, as was said last.
+    told: BTreeMap<(String, PublicKey), SocketAddr>,
 }
 
 impl Links {
     /// The noun; leases may bring an MTU.
     pub(crate) fn new(leases: Leases) -> Links {
-        Links { leases }
+        Links {
+            leases,
+            told: BTreeMap::new(),
+        }
     }
 }
 
@@ -223,8 +236,24 @@ impl Noun for Links {
     type Have = Vec<Seen>;
     type Step = Step;
 
-    async fn observe(&mut self, _: &Machine) -> anyhow::Result<Vec<Seen>> {
-        look(&Netlink::connect()?).await
+    async fn observe(&mut self, want: &Machine) -> anyhow::Result<Vec<Seen>> {
+        let mut seen = look(&Netlink::connect()?).await?;
+        let wanted = made::endpoints(&want.network);
+        for Seen { link, tunnel, .. } in &mut seen {
+            if !link.ours || link.kind != Some(netlink::Kind::Wireguard) {
+                continue;
+            }
+            *tunnel = wireguard::read(link.index).await?;
+            for (key, peer) in tunnel.iter_mut().flat_map(|it| &mut it.peers) {
+                let key = (link.name.clone(), *key);
+                // What is there was said by a machined before this one.
+                if let Some(endpoint) = wanted.get(&key) {
+                    self.told.entry(key.clone()).or_insert(*endpoint);
+                }
+                peer.told = self.told.get(&key).copied();
+            }
+        }
+        Ok(seen)
     }
 
     fn plan(&self, seen: &Vec<Seen>, want: &Machine) -> Vec<Step> {
@@ -244,6 +273,13 @@ impl Noun for Links {
                 netlink.make(name, made, parent).await
             }
             Step::Configure(link, _, made) => netlink.configure(*link, made).await,
+            Step::Tunnel(name, change) => {
+                wireguard::set(number(&netlink, name).await?, change).await?;
+                let told = change.endpoints();
+                self.told
+                    .extend(told.map(|(key, at)| ((name.clone(), key), at)));
+                Ok(())
+            }
             Step::Join { link, of, bond } => {
                 let (link, of) = (number(&netlink, link).await?, number(&netlink, of).await?);
                 netlink.join(link, of, *bond).await
@@ -372,6 +408,7 @@ pub(crate) mod tests {
             },
             physical: true,
             driver: Some("virtio_net".into()),
+            tunnel: None,
         }
     }
 

@@ -1,7 +1,10 @@
 //! The rules of links that the machine makes: what each is, that what it stands on can
 //! carry it, and that nothing stands on itself.
 
-use super::super::{checked, items};
+use super::{
+    super::{checked, items},
+    wireguard,
+};
 use crate::{
     BondMode, LinkSelector, Made,
     document::{BondModeWord, LinkSection},
@@ -21,7 +24,7 @@ const MIIMON: RangeInclusive<u32> = 10..=10_000;
 /// The kernel's own for the modes that cannot do without: drivers/net/bonding/bond_main.c.
 const DEFAULT_MIIMON: u32 = 100;
 /// How the names of links begin that somebody made.
-const LIKE_MADE: [&str; 4] = ["bond", "br", "dummy", "vlan"];
+const LIKE_MADE: [&str; 5] = ["bond", "br", "dummy", "vlan", "wg"];
 /// How many names a misspelt one is compared with.
 const COMPARED: usize = 256;
 
@@ -34,6 +37,7 @@ enum What {
     Bond,
     Bridge,
     Dummy,
+    Wireguard,
 }
 
 /// The keys that say so, where they are written.
@@ -46,6 +50,7 @@ fn keys(section: &LinkSection) -> impl Iterator<Item = (What, &'static str, Opti
         bond,
         bridge,
         dummy,
+        wireguard,
         ..
     } = section;
     [
@@ -53,6 +58,7 @@ fn keys(section: &LinkSection) -> impl Iterator<Item = (What, &'static str, Opti
         at(bond).map(|at| (What::Bond, "bond", at)),
         at(bridge).map(|at| (What::Bridge, "bridge", at)),
         at(dummy).map(|at| (What::Dummy, "dummy", at)),
+        at(wireguard).map(|at| (What::Wireguard, "wireguard", at)),
     ]
     .into_iter()
     .flatten()
@@ -111,7 +117,7 @@ impl<'d> Stack<'d> {
                     .map_or(&[][..], |bridge| items(&bridge.value.links))
                     .iter()
                     .collect(),
-                What::There | What::Dummy => Vec::new(),
+                What::There | What::Dummy | What::Wireguard => Vec::new(),
             };
             below.extend(names.into_iter().map(|name| Below { name, upper, what }));
         }
@@ -215,6 +221,7 @@ pub(super) fn made(
             }
         }
         What::Dummy => section.dummy.is().map(|_| Made::Dummy)?,
+        What::Wireguard => wireguard::made(reader, section)?,
         What::There => return Some(None),
     };
     Some(Some(made))
@@ -371,6 +378,10 @@ fn fits(
         return true;
     }
     let (message, hint) = match (below.what, stack.what(name)) {
+        (_, What::Wireguard) => (
+            format!("{name} is a WireGuard link, and carries IP alone"),
+            "what needs Ethernet stands on a network card",
+        ),
         (What::Bridge, What::Bridge) => (
             format!("{name} is a bridge, and cannot be a port of one"),
             "connect its links to this one",

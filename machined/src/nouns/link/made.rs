@@ -4,9 +4,12 @@
 //! that is to be made.
 
 use super::{Managed, Seen, Step};
-use crate::{netlink::Kind, resource::Phase};
-use keelson_config::{Link, Made, Network};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::{netlink::Kind, resource::Phase, wireguard::Device};
+use keelson_config::{Link, Made, Network, PublicKey, Wireguard};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 /// How the links that are to be made stand to those that are there.
 #[derive(Debug)]
@@ -35,6 +38,20 @@ pub(super) fn parts(network: &Network) -> BTreeMap<&str, &str> {
         .collect()
 }
 
+/// Where the config says that the peers of the tunnels are.
+pub(super) fn endpoints(network: &Network) -> BTreeMap<(String, PublicKey), SocketAddr> {
+    wanted(network)
+        .filter_map(|(name, made)| match made {
+            Made::Wireguard(wireguard) => Some((name, &wireguard.peers)),
+            _ => None,
+        })
+        .flat_map(|(name, peers)| {
+            (peers.iter())
+                .filter_map(|peer| Some(((name.to_owned(), peer.public_key), peer.endpoint?)))
+        })
+        .collect()
+}
+
 /// Whether a link is the one that an entry makes.
 pub(super) fn is(want: &Link, made: &Made, seen: &Seen) -> bool {
     want.select.name.as_ref() == Some(&seen.link.name)
@@ -48,6 +65,7 @@ fn kind(kind: &Option<Kind>) -> Option<&'static str> {
         Kind::Bond { .. } => Some("bond"),
         Kind::Bridge { .. } => Some("bridge"),
         Kind::Dummy => Some("dummy"),
+        Kind::Wireguard => Some("wireguard"),
         Kind::Other => None,
     }
 }
@@ -110,7 +128,7 @@ impl<'a> Stack<'a> {
                 number == *mode as u8
             }
             (Made::Bridge { .. }, Some(Kind::Bridge { .. })) => true,
-            (Made::Dummy, Some(Kind::Dummy)) => true,
+            (Made::Dummy, Some(Kind::Dummy)) | (Made::Wireguard(_), Some(Kind::Wireguard)) => true,
             _ => false,
         }
     }
@@ -196,6 +214,12 @@ impl<'a> Stack<'a> {
                     new.insert(name);
                 }
             }
+            if let Made::Wireguard(want) = made {
+                // What is there and was not looked into was made a moment ago.
+                let have = there.map_or_else(|| Some(Device::default()), |it| it.tunnel.clone());
+                let change = have.and_then(|have| have.lacks(want));
+                steps.extend(change.map(|change| Step::Tunnel(name.to_owned(), change)));
+            }
             for part in made.members() {
                 let seen = self.by_name(part);
                 if is_there(part, &new) && !seen.is_some_and(|seen| self.is_part(seen, name)) {
@@ -277,8 +301,18 @@ pub(super) fn lacks(seen: &[Seen], want: &Link, made: &Made) -> Option<(Phase, S
     if !missing.is_empty() {
         return Some((Phase::Pending, format!("waits for {}", missing.join(", "))));
     }
-    let is_there = seen.iter().any(|seen| is(want, made, seen));
-    (!is_there).then(|| (Phase::Pending, "is not made yet".to_owned()))
+    let Some(seen) = seen.iter().find(|seen| is(want, made, seen)) else {
+        return Some((Phase::Pending, "is not made yet".to_owned()));
+    };
+    if let (Made::Wireguard(want), Some(have)) = (made, &seen.tunnel) {
+        if let Some(peer) = want.peers.iter().find(|peer| have.is_itself(peer)) {
+            let message = format!("the peer {} is this link itself", peer.public_key);
+            return Some((Phase::Failed, message));
+        }
+        let change = have.lacks(want)?;
+        return Some((Phase::Pending, format!("is not set up yet: {change}")));
+    }
+    None
 }
 
 /// What the config says of a link that it makes, for people.
@@ -306,8 +340,39 @@ pub(super) fn shown(managed: &Managed<'_>) -> Vec<(&'static str, serde_json::Val
             fields.push(("stp", (*stp).into()));
         }
         Made::Dummy => {}
+        Made::Wireguard(want) => tunnel(managed, want, &mut fields),
     }
     fields
+}
+
+/// A tunnel and its peers, as the kernel has them; of the keys the public ones.
+fn tunnel(
+    managed: &Managed<'_>,
+    want: &Wireguard,
+    fields: &mut Vec<(&'static str, serde_json::Value)>,
+) {
+    let Some(have) = &managed.seen.tunnel else {
+        return;
+    };
+    if let Some(key) = have.public_key {
+        fields.push(("publicKey", key.to_string().into()));
+    }
+    fields.push(("listenPort", have.listen_port.into()));
+    let peers = want.peers.iter().filter_map(|peer| {
+        let seen = have.peers.get(&peer.public_key)?;
+        let networks: Vec<String> = seen.allowed_ips.iter().map(ToString::to_string).collect();
+        let mut shown = serde_json::Map::new();
+        shown.insert("publicKey".into(), peer.public_key.to_string().into());
+        shown.insert("allowedIPs".into(), networks.into());
+        if let Some(endpoint) = seen.endpoint {
+            shown.insert("endpoint".into(), endpoint.to_string().into());
+        }
+        if let Some(at) = seen.last_handshake {
+            shown.insert("lastHandshake".into(), at.into());
+        }
+        Some(serde_json::Value::from(shown))
+    });
+    fields.push(("peers", peers.collect()));
 }
 
 /// A step that makes a link, in words.
@@ -317,6 +382,7 @@ pub(super) fn words(name: &str, made: &Made) -> String {
         Made::Bond { mode, .. } => format!("make {name}, a bond ({})", mode.word()),
         Made::Bridge { .. } => format!("make {name}, a bridge"),
         Made::Dummy => format!("make {name}, a dummy link"),
+        Made::Wireguard(_) => format!("make {name}, a WireGuard link"),
     }
 }
 
@@ -326,7 +392,7 @@ pub(super) fn change(name: &str, made: &Made) -> String {
         Made::Bond { miimon, .. } => format!("have {name} look at its links every {miimon} ms"),
         Made::Bridge { stp: true, .. } => format!("switch the spanning tree of {name} on"),
         Made::Bridge { stp: false, .. } => format!("switch the spanning tree of {name} off"),
-        Made::Vlan { .. } | Made::Dummy => format!("set up {name}"),
+        Made::Vlan { .. } | Made::Dummy | Made::Wireguard(_) => format!("set up {name}"),
     }
 }
 

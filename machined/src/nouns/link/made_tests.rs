@@ -6,7 +6,8 @@ use super::super::{
 };
 use super::*;
 use crate::netlink;
-use keelson_config::{BondMode, LinkSelector};
+use crate::wireguard::tests as tunnel;
+use keelson_config::{BondMode, LinkSelector, Peer};
 
 /// An entry that makes a link.
 fn entry(name: &str, made: Made) -> Link {
@@ -67,6 +68,7 @@ fn kind_of(made: &Made) -> Kind {
         },
         Made::Bridge { stp, .. } => Kind::Bridge { stp: *stp },
         Made::Dummy => Kind::Dummy,
+        Made::Wireguard(_) => Kind::Wireguard,
     }
 }
 
@@ -109,10 +111,16 @@ fn take(seen: &mut Vec<Seen>, step: &Step) {
                 assert!(parent.up, "{step}: its parent is off");
                 new.link.parent = Some(parent.index);
             }
+            let tunnel = matches!(made, Made::Wireguard(_));
+            new.tunnel = tunnel.then(Device::default);
             seen.push(new);
         }
         Step::Configure(_, name, made) => {
             find(seen, name).kind = Some(kind_of(made));
+        }
+        Step::Tunnel(name, change) => {
+            let found = seen.iter_mut().find(|seen| seen.link.name == *name);
+            found.unwrap().tunnel.as_mut().unwrap().take(change);
         }
         Step::Join { link, of, bond } => {
             let of = find(seen, of).index;
@@ -334,6 +342,49 @@ fn from_one_config_to_the_next() {
         }
         assert_eq!(run(&mut seen, &links), want, "{rule}");
     }
+}
+
+#[test]
+fn a_tunnel_is_made_and_set_up() {
+    let peers = [tunnel::peer(0xa1, &["10.8.0.2/32"])];
+    let wg0 = |peers: &[Peer]| entry("wg0", Made::Wireguard(tunnel::wireguard(peers)));
+    let mut seen = machine();
+    let steps = [
+        "make wg0, a WireGuard link",
+        "set up wg0: its key, port 51820, new peer oaGhoaGh…",
+    ];
+    assert_eq!(run(&mut seen, &[wg0(&peers)]), steps);
+    assert_eq!(run(&mut seen, &[wg0(&peers)]), [""; 0]);
+    // It is changed, not made anew: what goes through it to others goes on.
+    let steps = ["set up wg0: no more peer oaGhoaGh…"];
+    assert_eq!(run(&mut seen, &[wg0(&[])]), steps);
+
+    let shown = |seen: &[Seen], peers: &[Peer]| {
+        let shown = publish(seen, &network(&[wg0(peers)]));
+        let found = shown.iter().find(|it| it.name == "wg0").unwrap();
+        let spec = serde_json::Value::from(found.spec.clone());
+        (found.phase, found.message.clone(), spec)
+    };
+    let (phase, message, _) = shown(&seen, &peers);
+    let lacks = "is not set up yet: new peer oaGhoaGh…";
+    assert_eq!((phase, message.as_str()), (Phase::Pending, lacks));
+    run(&mut seen, &[wg0(&peers)]);
+    let (phase, _, spec) = shown(&seen, &peers);
+    assert_eq!(phase, Phase::Ready);
+    assert_eq!(spec["listenPort"], 51820);
+    assert_eq!(spec["peers"][0]["allowedIPs"][0], "10.8.0.2/32");
+    let text = spec.to_string();
+    let secret = PublicKey([0x48; 32]).to_string();
+    assert!(
+        !text.contains(&secret) && text.contains("7u7u7u7u"),
+        "{text}"
+    );
+    // A link that is its own peer would wait for ever.
+    let itself = [tunnel::peer(0xee, &["10.8.0.9/32"])];
+    assert_eq!(shown(&seen, &itself).0, Phase::Failed);
+
+    let steps = ["remove wg0"];
+    assert_eq!(run(&mut seen, &[]), steps);
 }
 
 #[test]
