@@ -21,6 +21,8 @@ object! {
         machine: MachineSection = "machine", required;
         /// Its links and resolvers. Default: DHCP on every Ethernet link.
         network: NetworkSection = "network";
+        /// Its memory's and its disks' use beyond what it needs itself.
+        storage: StorageSection = "storage";
         /// What runs on it. Must be there unless the role is `none`.
         orchestrator: OrchestratorSection = "orchestrator", takes(Takes::OrchestratorRestart);
     }
@@ -53,8 +55,18 @@ object! {
         registries: RegistriesSection = "registries", takes(Takes::OrchestratorRestart);
         /// Files for the orchestrator's parts, below `/etc/rancher/k3s`, `/var/lib/rancher/k3s/agent/etc` or `/var/lib/rancher/k3s/agent/pod-manifests`. One that is removed here is deleted.
         files: List<FileSection> = "files", takes(Takes::OrchestratorRestart);
+        /// What resets it when it hangs.
+        watchdog: WatchdogSection = "watchdog";
         /// When a release that is new on it is taken for good.
         health_gate: HealthGateSection = "healthGate";
+    }
+}
+
+object! {
+    /// What resets a machine that hangs. It cannot be switched off.
+    WatchdogSection {
+        /// How long the machine may hang. Until the config is in force it is a minute; a watchdog that knows fewer times takes the nearest, see `osctl get watchdog`. From 30s to 1h. Default: 1m.
+        timeout: String = "timeout", example("2m");
     }
 }
 
@@ -448,6 +460,42 @@ object! {
 }
 
 object! {
+    /// What memory and disks are used for.
+    StorageSection {
+        /// Swap. Default: none.
+        swap: SwapSection = "swap", example("{zram: {size: 25%}}");
+    }
+}
+
+object! {
+    /// Where memory goes that is needed and not used just now.
+    SwapSection {
+        /// Compressed, in memory itself.
+        zram: ZramSection = "zram", required, example("{}");
+        /// Whether pods may be swapped out: those of the class Burstable, each by its share of the memory (the kubelet's LimitedSwap). Default: false, only what runs on the machine beside the pods is.
+        pods: bool = "pods", takes(Takes::OrchestratorRestart);
+    }
+}
+
+object! {
+    /// Swap that is compressed and stays in memory. Another size or algorithm makes it anew, for which what is in it must fit into memory.
+    ZramSection {
+        /// How much can be swapped out, before it is compressed: a share of the memory, or a size. At most twice the memory. Default: 25%.
+        size: String = "size", example("512Mi");
+        /// What compresses it: `zstd` makes it smaller, `lz4` is faster. Default: zstd.
+        algorithm: ZramAlgorithmWord = "algorithm";
+    }
+}
+
+choice! {
+    /// What compresses swap.
+    ZramAlgorithmWord {
+        "zstd" => Zstd,
+        "lz4" => Lz4,
+    }
+}
+
+object! {
     /// What runs on the machine.
     OrchestratorSection {
         /// Its name; must be the one in the image. Default: k3s.
@@ -568,6 +616,23 @@ pub(crate) const NOT_THERE: &[(&str, &str)] = &[
     ("machine.kernel.extraKernelArgs", KERNEL_ARGUMENTS),
     ("machine.kernel.parameters", "set machine.sysctls"),
     ("machine.kernel.sysctls", "set machine.sysctls"),
+    (
+        "machine.watchdog.device",
+        "the machine finds it by itself: see `osctl get watchdog`",
+    ),
+    (
+        "machine.watchdog.enabled",
+        "it cannot be switched off: it is what brings a machine back that hangs",
+    ),
+    ("storage.swap.file", SWAP_ON_DISK),
+    ("storage.swap.partition", SWAP_ON_DISK),
+    (
+        "storage.swap.swappiness",
+        "set vm.swappiness in machine.sysctls",
+    ),
 ];
+
+const SWAP_ON_DISK: &str =
+    "there is no swap on disks, which makes a machine too slow to answer: use zram";
 
 const KERNEL_ARGUMENTS: &str = "the kernel's arguments are in the signed boot image: whoever builds it gives them, a config cannot";

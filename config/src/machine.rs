@@ -10,6 +10,10 @@ use std::{
 };
 use zeroize::Zeroizing;
 
+mod swap;
+
+pub use swap::*;
+
 /// One machine, as wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
@@ -28,6 +32,8 @@ pub struct Machine {
     pub time: Time,
     /// Who may call the machine. `None` only in [`Machine::maintenance`].
     pub api: Option<Api>,
+    /// How long the machine may hang before its watchdog resets it.
+    pub watchdog: Duration,
     /// When a release that is new on the machine is taken for good.
     pub health_gate: HealthGate,
     /// How the machine's programs reach others.
@@ -40,6 +46,8 @@ pub struct Machine {
     pub files: BTreeMap<String, Secret>,
     /// Links, resolvers.
     pub network: Network,
+    /// Swap; `None` for none.
+    pub swap: Option<Swap>,
     /// What runs on the machine; `None` where the role is [`Role::None`].
     pub orchestrator: Option<Orchestrator>,
 }
@@ -417,6 +425,9 @@ pub struct Datastore {
 }
 
 impl Machine {
+    /// How long a machine may hang where its config says nothing.
+    pub const WATCHDOG: Duration = Duration::from_secs(60);
+
     /// What a machine without a config does: DHCP on every Ethernet link,
     /// nothing else. Its API is the maintenance API.
     pub fn maintenance() -> Self {
@@ -428,6 +439,7 @@ impl Machine {
             forward: Vec::new(),
             time: Time::default(),
             api: None,
+            watchdog: Machine::WATCHDOG,
             health_gate: HealthGate::default(),
             egress: Egress::default(),
             env: BTreeMap::new(),
@@ -437,6 +449,7 @@ impl Machine {
                 links: vec![Link::any_dhcp()],
                 ..Network::default()
             },
+            swap: None,
             orchestrator: None,
         }
     }

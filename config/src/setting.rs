@@ -68,7 +68,11 @@ pub(crate) fn owned(key: &str) -> Option<&'static str> {
 /// dashes and its value.
 pub(crate) fn owned_kubelet_arg(text: &str) -> Option<&'static str> {
     let name = text.trim_start_matches('-').split('=').next();
-    (name == Some("volume-plugin-dir")).then_some("its usual place cannot be written to")
+    match name? {
+        "volume-plugin-dir" => Some("its usual place cannot be written to"),
+        "fail-swap-on" => Some("the machine has the swap that storage.swap says, and no other"),
+        _ => None,
+    }
 }
 
 /// Whether a key has the form of one: lower case words with dashes; `+` at the end appends.

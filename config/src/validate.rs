@@ -9,11 +9,15 @@ mod kernel;
 mod logging;
 mod network;
 mod orchestrator;
+mod storage;
 mod together;
 
 use crate::{
     Api, HealthGate, Hostname, Issuer, Machine, Role, Secret, SysctlKey, Time, TlsFiles,
-    document::{ApiSection, Document, HealthGateSection, MachineSection, RoleWord, TimeSection},
+    document::{
+        ApiSection, Document, HealthGateSection, MachineSection, RoleWord, TimeSection,
+        WatchdogSection,
+    },
     read::{Given, Located, Reader},
     tree::{NodeId, quote},
     value::{self, Pem, Wrong},
@@ -64,6 +68,7 @@ pub(crate) fn is_machine(reader: &mut Reader<'_>, document: NodeId) -> bool {
 pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> Option<Machine> {
     let written = &document.value;
     let network = network::network(reader, &written.network);
+    let swap = storage::swap(reader, &written.storage);
     let section = written.machine.is();
     let role = section
         .and_then(|section| section.value.role.is())
@@ -83,6 +88,7 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         logging,
         time,
         api,
+        watchdog,
         health_gate,
         trusted_cas,
         proxy,
@@ -108,6 +114,7 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
     let forward = logging::forward(reader, logging);
     let time = self::time(reader, time);
     let api = api.is().and_then(|api| self::api(reader, &api.value));
+    let watchdog = self::watchdog(reader, watchdog);
     let health_gate = self::health_gate(reader, health_gate);
     let egress = egress::egress(reader, trusted_cas, proxy);
     let env = egress::env(reader, env);
@@ -121,12 +128,14 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         forward,
         time,
         api: Some(api?),
+        watchdog,
         health_gate,
         egress,
         env,
         registries,
         files,
         network: network?,
+        swap,
         orchestrator: orchestrator?,
     };
     if !reader.problems.has_errors() {
@@ -248,6 +257,17 @@ fn time(reader: &mut Reader<'_>, written: &Given<TimeSection>) -> Time {
         }
     }
     time
+}
+
+/// The least and the most that a machine may hang: with less the watchdog leaves no log of it.
+const WATCHDOG: RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_secs(3600);
+
+fn watchdog(reader: &mut Reader<'_>, written: &Given<WatchdogSection>) -> Duration {
+    written
+        .is()
+        .and_then(|section| section.value.timeout.is())
+        .and_then(|text| checked(reader, text, |text| value::duration(text, &WATCHDOG)))
+        .unwrap_or(Machine::WATCHDOG)
 }
 
 /// The least and the most that a release on trial may be given.

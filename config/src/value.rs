@@ -3,8 +3,10 @@
 //! for a person who wrote the text and does not see the rule.
 
 mod pem;
+mod size;
 
 pub(crate) use pem::{Pem, pem};
+pub(crate) use size::size;
 
 use crate::{Cidr, Hostname, MacAddr, SysctlKey, tree::quote};
 use std::{

@@ -1,5 +1,5 @@
 //! What is on a Keelson disk: the partition table, the layout and its slots, dm-verity's hash
-//! tree, the kernel command line, the META log, how to read a UKI and the FAT that it lies on, and
+//! tree, the kernel command line, the META log, the header of swap space, how to read a UKI and the FAT that it lies on, and
 //! (with the feature `bundle`) the upgrade bundle.
 //!
 //! Pure over [`Read`](std::io::Read), [`Write`](std::io::Write) and [`Seek`](std::io::Seek):
@@ -13,6 +13,7 @@ pub mod fat;
 pub mod gpt;
 pub mod layout;
 pub mod meta;
+pub mod swap;
 pub mod uki;
 pub mod verity;
 #[cfg(feature = "bundle")]

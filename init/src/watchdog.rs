@@ -9,11 +9,12 @@ use crate::{
     clock::{Ms, now},
     console::{self, Level},
 };
+use keelson_api::init as pb;
 use keelson_sys::{
     module::{self, Index},
     watchdog::Watchdog,
 };
-use std::{fs, io, path::Path};
+use std::{fs, io, ops::RangeInclusive, path::Path};
 
 /// The device; the first watchdog that was registered.
 const DEVICE: &str = "/dev/watchdog";
@@ -24,8 +25,11 @@ const GOVERNOR: &str = "/sys/class/watchdog/watchdog0/pretimeout_governor";
 /// The word for the second role: the number of the open descriptor.
 pub const VARIABLE: &str = "KEELSON_WATCHDOG_FD";
 
-/// How long it waits for food, in seconds.
+/// How long it waits for food, in seconds, until machined names another time.
 const TIMEOUT: u16 = 60;
+
+/// The times that machined may name, in seconds.
+const TIMEOUTS: RangeInclusive<u16> = 2 * PRETIMEOUT..=3600;
 
 /// How many seconds before the reset the kernel panics.
 const PRETIMEOUT: u16 = 15;
@@ -146,6 +150,54 @@ impl Guard {
         }
     }
 
+    /// Gives it another time, in seconds, and says what it took: a watchdog may know fewer
+    /// times. One that refuses keeps the time that it has.
+    pub fn set_timeout(&mut self, seconds: u32) -> Result<pb::Watchdog, String> {
+        let seconds = u16::try_from(seconds)
+            .ok()
+            .filter(|seconds| TIMEOUTS.contains(seconds))
+            .ok_or_else(|| {
+                let (least, most) = (TIMEOUTS.start(), TIMEOUTS.end());
+                format!("a watchdog is given {least} to {most} seconds, not {seconds}")
+            })?;
+        let Some(dog) = &self.dog else {
+            return Err("this machine has no watchdog".into());
+        };
+        let set = dog.set_timeout(seconds);
+        // Also after a refusal: a driver may have taken a part of it.
+        let now = dog.timeout().or(set.as_ref().copied().map_err(|_| ()));
+        if let Ok(now) = now {
+            self.timeout = now * 1000;
+            if let Err(error) = panic_first(dog, now) {
+                console::log(
+                    Level::Warning,
+                    &format!("no panic before the reset: {error}"),
+                );
+            }
+        }
+        self.feed_now();
+        match set {
+            Ok(_) => Ok(self.state()),
+            Err(error) => Err(format!("the watchdog does not take {seconds} s: {error}")),
+        }
+    }
+
+    /// What it is, for machined.
+    pub fn state(&self) -> pb::Watchdog {
+        let Some(dog) = &self.dog else {
+            return pb::Watchdog::default();
+        };
+        pb::Watchdog {
+            identity: dog.identity().unwrap_or_default(),
+            timeout_seconds: u32::try_from(self.timeout / 1000).unwrap_or(u32::MAX),
+            panics_before_seconds: dog
+                .pretimeout()
+                .ok()
+                .and_then(|seconds| u32::try_from(seconds).ok())
+                .unwrap_or(0),
+        }
+    }
+
     /// When it is to be fed next.
     pub fn deadline(&self) -> Option<Ms> {
         self.dog.as_ref().map(|_| self.fed + self.timeout / 6)
@@ -231,6 +283,30 @@ mod tests {
         guard.feed();
         assert_eq!(guard.hand_over(), None);
         guard.disarm();
+    }
+
+    #[test]
+    fn another_time_is_refused_in_words() {
+        let mut none = Guard::none();
+        assert!(none.set_timeout(90).unwrap_err().contains("no watchdog"));
+        assert_eq!(none.state(), pb::Watchdog::default());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dog");
+        fs::write(&path, "").unwrap();
+        let mut guard = Guard {
+            dog: Some(Watchdog::open(&path).unwrap()),
+            timeout: 60_000,
+            fed: 0,
+        };
+        for seconds in [0, 29, 3601, 70_000] {
+            let why = guard.set_timeout(seconds).unwrap_err();
+            assert!(why.contains("30 to 3600 seconds"), "{why}");
+        }
+        // A file is no watchdog: what it had stays.
+        let why = guard.set_timeout(90).unwrap_err();
+        assert!(why.contains("does not take 90 s"), "{why}");
+        assert_eq!(guard.state().timeout_seconds, 60);
+        assert!(guard.deadline() > Some(10_000), "it was fed");
     }
 
     #[test]

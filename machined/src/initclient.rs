@@ -127,6 +127,18 @@ impl Init {
         self.ask(request::Body::Power(power)).await.map(drop)
     }
 
+    /// The machine's watchdog; with a time, in seconds, it is given that before.
+    pub(crate) async fn watchdog(&self, seconds: u32) -> Result<proto::Watchdog, InitError> {
+        let ask = proto::Watchdog {
+            timeout_seconds: seconds,
+            ..Default::default()
+        };
+        match self.ask(request::Body::Watchdog(ask)).await? {
+            Some(response::Body::Watchdog(watchdog)) => Ok(watchdog),
+            _ => Err(InitError::Confused),
+        }
+    }
+
     /// Tells init that machined lives. Waits for nothing: where it cannot be sent now the
     /// next one will be.
     pub(crate) fn alive(&self) {

@@ -69,7 +69,7 @@ async fn run() -> Result<()> {
     let shared = cluster::share::Shared::new(wake.clone());
     let payload = payload(&events).map(Arc::new);
     let images = payload.as_ref().map(|it| it.data_dir.join("agent/images"));
-    let nouns = nouns(&facts, &wake, &machine_id, &shared, images);
+    let nouns = nouns(&facts, &init, &wake, &machine_id, &shared, images);
     let console = console::Console::new("/dev/console");
     let handle = engine::start(Setup {
         facts,
@@ -101,6 +101,7 @@ fn payload(events: &events::Events) -> Option<Payload> {
 /// The nouns, in the order to go over them.
 fn nouns(
     facts: &facts::Facts,
+    init: &initclient::Init,
     wake: &Wake,
     machine_id: &watch::Sender<String>,
     shared: &cluster::share::Shared,
@@ -110,6 +111,7 @@ fn nouns(
     let leases = dhcp::Leases::new(wake.clone());
     let modules = nouns::module::Modules::new(wake.clone(), facts.boot.modules.clone());
     let sysctls = nouns::sysctl::Sysctls::new(modules.loading());
+    let swaps = nouns::swap::Swaps::new(modules.loading());
     tokio::spawn(netlink::monitor(wake.clone()));
     Nouns {
         before: vec![
@@ -136,6 +138,8 @@ fn nouns(
         after: vec![
             Box::new(nouns::file::Files::new(machine_id.subscribe())),
             Box::new(nouns::image::Images::new(images, wake.clone())),
+            Box::new(swaps),
+            Box::new(nouns::watchdog::Watchdogs::new(init.clone())),
             Box::new(nouns::time::Clocks::start(
                 facts.release.build_time,
                 wake.clone(),

@@ -11,6 +11,8 @@ pub(crate) mod module;
 pub(crate) mod resolver;
 pub(crate) mod route;
 pub(crate) mod shared;
+pub(crate) mod swap;
 pub(crate) mod sysctl;
 pub(crate) mod time;
 pub(crate) mod volume;
+pub(crate) mod watchdog;

@@ -12,5 +12,6 @@ pub mod module;
 pub mod packet;
 pub mod partition;
 pub mod spawn;
+pub mod swap;
 pub mod wait;
 pub mod watchdog;

@@ -24,6 +24,8 @@ const SET_TIMEOUT: libc::Ioctl = 0xc004_5706;
 const GET_TIMEOUT: libc::Ioctl = 0x8004_5707;
 /// `WDIOC_SETPRETIMEOUT` of linux/watchdog.h, `_IOWR('W', 8, int)`.
 const SET_PRETIMEOUT: libc::Ioctl = 0xc004_5708;
+/// `WDIOC_GETPRETIMEOUT` of linux/watchdog.h, `_IOR('W', 9, int)`.
+const GET_PRETIMEOUT: libc::Ioctl = 0x8004_5709;
 
 /// `WDIOF_CARDRESET` of linux/watchdog.h: the watchdog has caused the last reset.
 const CARD_RESET: c_int = 0x20;
@@ -97,6 +99,12 @@ impl Watchdog {
         self.number(SET_PRETIMEOUT, seconds.into()).map(drop)
     }
 
+    /// How many seconds before the reset the kernel is told; 0 where it is not.
+    pub fn pretimeout(&self) -> io::Result<u64> {
+        let seconds = self.number(GET_PRETIMEOUT, 0)?;
+        Ok(u64::from(seconds.unsigned_abs()))
+    }
+
     /// Feeds it: its time begins again.
     pub fn feed(&self) -> io::Result<()> {
         self.number(KEEP_ALIVE, 0).map(drop)
@@ -151,6 +159,7 @@ mod tests {
             other.set_timeout(60).unwrap_err(),
             other.timeout().unwrap_err(),
             other.set_pretimeout(15).unwrap_err(),
+            other.pretimeout().unwrap_err(),
             other.feed().unwrap_err(),
         ];
         for error in errors {
@@ -190,6 +199,7 @@ mod tests {
             SET_TIMEOUT,
             GET_TIMEOUT,
             SET_PRETIMEOUT,
+            GET_PRETIMEOUT,
         ] {
             assert_eq!(size(request) as usize, size_of::<c_int>());
             assert_eq!((request >> 8) & 0xff, libc::Ioctl::from(b'W'));

@@ -5,7 +5,7 @@ pub struct Request {
     /// Chosen by machined; the response carries it back.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub body: ::core::option::Option<request::Body>,
 }
 /// Nested message and enum types in `Request`.
@@ -24,6 +24,8 @@ pub mod request {
         Alive(super::Alive),
         #[prost(message, tag = "7")]
         KeyAnswer(super::KeyAnswer),
+        #[prost(message, tag = "8")]
+        Watchdog(super::Watchdog),
     }
 }
 /// Starts a service. Refused while one of that name runs.
@@ -175,6 +177,21 @@ pub struct KeyAnswer {
     #[prost(uint32, tag = "1")]
     pub within_ms: u32,
 }
+/// Asked, it gives the watchdog another time; answered, it is what the watchdog is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Watchdog {
+    /// What the driver calls it; empty in a request.
+    #[prost(string, tag = "1")]
+    pub identity: ::prost::alloc::string::String,
+    /// How long it waits for food before it resets the machine. In a request 0 only asks, in an
+    /// answer it says that the machine has none.
+    #[prost(uint32, tag = "2")]
+    pub timeout_seconds: u32,
+    /// How long before that the kernel panics, which leaves a log; 0 if it does not. Empty in a
+    /// request.
+    #[prost(uint32, tag = "3")]
+    pub panics_before_seconds: u32,
+}
 /// What init sends.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Message {
@@ -207,7 +224,7 @@ pub struct Response {
     /// Why it failed, in words; empty if it did not.
     #[prost(string, tag = "2")]
     pub error: ::prost::alloc::string::String,
-    #[prost(oneof = "response::Body", tags = "3, 4")]
+    #[prost(oneof = "response::Body", tags = "3, 4, 5")]
     pub body: ::core::option::Option<response::Body>,
 }
 /// Nested message and enum types in `Response`.
@@ -218,6 +235,8 @@ pub mod response {
         Started(super::Started),
         #[prost(message, tag = "4")]
         Services(super::Services),
+        #[prost(message, tag = "5")]
+        Watchdog(super::Watchdog),
     }
 }
 /// The service runs.

@@ -62,6 +62,11 @@ impl Supervisor {
                 self.key_answered(answer.within_ms.into());
                 Ok(None)
             }
+            Some(Body::Watchdog(watchdog)) => match watchdog.timeout_seconds {
+                0 => Ok(self.watchdog.state()),
+                seconds => self.watchdog.set_timeout(seconds),
+            }
+            .map(|state| Some(Answer::Watchdog(state))),
             None => Err("a request that this init does not know".into()),
         };
         self.respond(request.id, result);

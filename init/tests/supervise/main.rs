@@ -340,6 +340,17 @@ fn nonsense_is_answered() {
         });
         assert_ne!(error, "");
     }
+    // Without a watchdog there is none to see, and none to be given another time.
+    let ask = |timeout_seconds| {
+        Ask::Watchdog(pb::Watchdog {
+            timeout_seconds,
+            ..Default::default()
+        })
+    };
+    assert!(bench.ask(ask(90)).error.contains("no watchdog"));
+    let seen = bench.ask(ask(0)).body;
+    let none = pb::response::Body::Watchdog(pb::Watchdog::default());
+    assert_eq!(seen, Some(none));
     let empty = Ask::Power(pb::Power::default());
     assert!(bench.ask(empty).error.contains("action"));
     assert_ne!(bench.process("machined").pid, 0);

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     acquire::Found,
     forward,
+    nouns::swap,
     store::{Configs, Stored},
 };
 use bytes::Bytes;
@@ -50,6 +51,12 @@ impl Engine {
         let carried = self.payload.as_ref().map(|payload| payload.name.as_str());
         let (machine, mut diagnostics) = check::check(&apply.file_name, &apply.config, carried)?;
         diagnostics.extend(check::modules(&apply.file_name, &apply.config, &machine).await);
+        diagnostics.extend(check::swap(
+            &apply.file_name,
+            &apply.config,
+            &machine,
+            swap::memory(),
+        ));
         let machine = Arc::new(machine);
         let have = self.wanted.borrow().machine.clone();
         let mut steps = Vec::new();

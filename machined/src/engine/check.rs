@@ -4,6 +4,7 @@
 use super::handle::Error;
 use crate::{
     identity::{self, IdentityError},
+    nouns::swap,
     store::LARGEST,
 };
 use keelson_api::v1;
@@ -65,6 +66,20 @@ pub(super) async fn modules(
         // The noun tells.
         Ok(Err(_)) | Err(_) => Vec::new(),
     }
+}
+
+/// What is doubtful in the swap that a config wants, on a machine with so much memory.
+pub(super) fn swap(
+    file_name: &str,
+    bytes: &[u8],
+    machine: &Machine,
+    memory: u64,
+) -> Option<v1::Diagnostic> {
+    let size = machine.swap?.size.bytes(memory);
+    let text = swap::too_large(size, memory)?;
+    let path = "storage.swap.zram.size";
+    let found = keelson_config::locate(file_name, bytes, path, Severity::Warning, &text);
+    Some(message(&found))
 }
 
 fn missing_modules(
@@ -159,6 +174,19 @@ mod tests {
             check("m.yaml", b"\xff\xfe\x00", None),
             Err(Error::InvalidConfig(_))
         ));
+    }
+
+    #[test]
+    fn swap_that_no_memory_could_hold_is_told_of_at_its_line() {
+        let text = include_str!("../../../config/tests/cases/valid/smallest.yaml");
+        let text = format!("{text}storage: {{swap: {{zram: {{size: 4Gi}}}}}}\n");
+        let machine = keelson_config::parse("m.yaml", text.as_bytes())
+            .machine
+            .unwrap();
+        assert_eq!(swap("m.yaml", text.as_bytes(), &machine, 2 << 30), None);
+        let found = swap("m.yaml", text.as_bytes(), &machine, 1 << 30).unwrap();
+        assert_eq!(found.path, "storage.swap.zram.size");
+        assert!(found.line > 0 && found.message.contains("4096 MiB of swap"));
     }
 
     #[test]

@@ -63,12 +63,20 @@ const FOR_PODS: &[(&str, &str)] = &[
 /// Where the kernel keeps the drivers of network cards.
 const NETWORK: &str = "kernel/drivers/net/";
 
-/// What is wanted of the modules, by name.
-fn wanted(role: Role) -> &'static [(&'static str, &'static str)] {
-    match role {
+/// The module of swap in memory; what compresses it comes with it.
+const FOR_SWAP: &[(&str, &str)] = &[("zram", "swap in memory")];
+
+/// What is wanted of the modules beside those that the config names, by name.
+fn wanted(machine: &Machine) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let pods = match machine.role {
         Role::Server | Role::Agent => FOR_PODS,
         Role::None => &[],
-    }
+    };
+    let swap = match machine.swap {
+        Some(_) => FOR_SWAP,
+        None => &[],
+    };
+    pods.iter().chain(swap).copied()
 }
 
 /// The noun.
@@ -448,9 +456,8 @@ impl Noun for Modules {
         let running = loaded().context("reading the loaded kernel modules")?;
         let status = |name: &str| status(name, &running, &loading, &index);
         let configured = || want.modules.iter().map(|module| module.name.as_str());
-        let fixed: BTreeMap<String, Status> = wanted(want.role)
-            .iter()
-            .map(|(name, _)| *name)
+        let fixed: BTreeMap<String, Status> = wanted(want)
+            .map(|(name, _)| name)
             .chain(configured())
             .map(|name| (normalize(name), status(name)))
             .collect();
@@ -538,9 +545,9 @@ impl Noun for Modules {
     }
 
     fn publish(&self, have: &Have, want: &Machine) -> Vec<Resource> {
-        let reasons: BTreeMap<String, &str> = wanted(want.role)
-            .iter()
-            .map(|(name, why)| (normalize(name), *why))
+        let for_swap = |name: &str| FOR_SWAP.iter().any(|(wanted, _)| *wanted == name);
+        let reasons: BTreeMap<String, &str> = wanted(want)
+            .map(|(name, why)| (normalize(name), why))
             .collect();
         let configured: BTreeMap<&str, &BTreeMap<String, String>> = want
             .modules
@@ -568,7 +575,14 @@ impl Noun for Modules {
             };
             let resource = Resource::new(Self::KIND, name, phase)
                 .message(message)
-                .field("for", if why.is_some() { "role" } else { "config" })
+                .field(
+                    "for",
+                    if why.is_some() && !for_swap(name) {
+                        "role"
+                    } else {
+                        "config"
+                    },
+                )
                 .field("loading", *status == Status::Loading);
             match mine.filter(|parameters| !parameters.is_empty()) {
                 Some(parameters) => resource.field("parameters", words(parameters)),

@@ -98,9 +98,14 @@ impl fmt::Display for Step {
 /// What is wanted in all, on a machine with so much memory: the config wins.
 fn wanted(machine: &Machine, memory_kib: Option<u64>) -> BTreeMap<String, Wanted> {
     let pods = machine.role != Role::None;
+    let swap = machine.swap.is_some();
     let mut wanted: BTreeMap<String, Wanted> = DEFAULTS
         .iter()
-        .filter(|default| pods || default.on == For::Every)
+        .filter(|default| match default.on {
+            For::Every => true,
+            For::Pods => pods,
+            For::Swap => swap,
+        })
         .map(|default| {
             let why = Some(default.why);
             (

@@ -77,7 +77,11 @@ pub(crate) fn render(payload: &Payload, machine: &Machine, node_name: &str) -> O
         ("protect-kernel-defaults".to_owned(), json!(true)),
         (
             "kubelet-arg".to_owned(),
-            json!(["volume-plugin-dir=/var/lib/kubelet/volumeplugins"]),
+            // With it the kubelet starts beside the swap that the config may want, now or later.
+            json!([
+                "volume-plugin-dir=/var/lib/kubelet/volumeplugins",
+                "fail-swap-on=false"
+            ]),
         ),
     ]);
     if role == Role::Server {
@@ -157,6 +161,7 @@ pub(crate) fn is_same(one: &Machine, other: &Machine) -> bool {
                 .virtual_address
                 .as_ref()
                 .map(|it| it.address),
+            files::pods_swap(machine),
         )
     };
     parts(one) == parts(other)
@@ -438,10 +443,39 @@ mod tests {
         assert!(!env.contains_key("NO_PROXY"));
     }
 
+    fn swapping(pods: bool) -> Machine {
+        let mut machine = machine(Role::Server, wanted(None, json!({})));
+        machine.swap = Some(keelson_config::Swap {
+            size: keelson_config::SwapSize::Percent(25),
+            algorithm: keelson_config::ZramAlgorithm::Zstd,
+            pods,
+        });
+        machine
+    }
+
+    /// Shows: storage.swap.pods
+    #[test]
+    fn swap_is_for_pods_only_where_the_config_says_so() {
+        let rendered = |machine| render(&payload(), &machine, "n").unwrap();
+        let without = rendered(machine(Role::Server, wanted(None, json!({}))));
+        assert!(without.config.contains("fail-swap-on=false"));
+        assert_eq!(rendered(swapping(false)).digest(), without.digest());
+        let with = rendered(swapping(true));
+        let (path, text) = with.files.first_key_value().unwrap();
+        assert_eq!(
+            path,
+            Path::new("/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/50-keelson-swap.conf")
+        );
+        let text: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(text["memorySwap"], json!({"swapBehavior": "LimitedSwap"}));
+        assert_eq!(text["kind"], "KubeletConfiguration");
+    }
+
     #[test]
     fn what_restarts_it_is_told_before() {
         let base = machine(Role::Server, wanted(None, json!({})));
         assert!(is_same(&base, &base.clone()));
+        assert!(is_same(&base, &swapping(false)), "swap alone");
         for (name, other) in [
             ("a proxy", behind_a_proxy()),
             ("a CA", trusting()),
@@ -450,6 +484,7 @@ mod tests {
                 machine(Role::Server, wanted(None, json!({"debug": true}))),
             ),
             ("its role", machine(Role::Agent, wanted(None, json!({})))),
+            ("swap for pods", swapping(true)),
         ] {
             assert!(!is_same(&base, &other), "{name}");
         }

@@ -94,13 +94,21 @@ fn tried_configs_come_and_go(node: &Node) -> Result<()> {
         node.osctl.ok(["health", "--timeout", "4m"])?;
     }
     let open = "{network: {firewall: {default: block, nodes: [10.0.2.0/24]}}, machine: {kernel: \
-                {modules: [{name: zram}, {name: nf_conntrack, parameters: {hashsize: 32768}}]}}}";
-    node.osctl.ok(["patch", "-p", open])?;
+                {modules: [{name: nf_conntrack, parameters: {hashsize: 32768}}]}, \
+                watchdog: {timeout: 90s}}, \
+                storage: {swap: {zram: {size: 64Mi}}}}";
+    let told = node.osctl.ok(["patch", "-p", open])?;
+    assert!(told.contains("make 64 MiB of swap in memory"), "{told}");
     node.osctl.ok(["health", "--timeout", "4m"])?;
     node.wait_for_ready("firewall", "input", BOOT)?;
     for module in ["zram", "nf_conntrack"] {
         node.wait_for_ready("module", module, BOOT)?;
     }
+    swap_comes_and_goes(node)?;
+    let watchdog = node.osctl.ok(["get", "watchdog", "-o", "json"])?;
+    let watchdog: serde_json::Value = serde_json::from_str(&watchdog)?;
+    assert_eq!(watchdog[0]["spec"]["timeoutSeconds"], 90, "{watchdog}");
+    assert_eq!(watchdog[0]["spec"]["panicsBeforeSeconds"], 15, "{watchdog}");
     let made = "network: {links: [\
                 {name: storage, vlan: {parent: eth0, id: 100}, addresses: [10.9.0.11/24]}, \
                 {name: service, dummy: {}, addresses: [10.99.0.1/32]}, \
@@ -122,5 +130,25 @@ fn tried_configs_come_and_go(node: &Node) -> Result<()> {
             && config.contains("10.0.2.0/24"),
         "{config}"
     );
+    Ok(())
+}
+
+/// Swap of 64 MiB was asked for: it is made anew with another size, and removed.
+fn swap_comes_and_goes(node: &Node) -> Result<()> {
+    node.wait_for_ready("swap", "zram0", BOOT)?;
+    let parameters = node.osctl.ok(["get", "sysctl", "vm.swappiness"])?;
+    assert!(parameters.contains("100"), "{parameters}");
+    let anew = "storage: {swap: {zram: {size: 48Mi, algorithm: lz4}}}";
+    let told = node.osctl.ok(["patch", "-p", anew])?;
+    assert!(told.contains("make zram0 anew: 48 MiB"), "{told}");
+    // The kernel's own words, without the page of the header.
+    for line in ["Adding 65532k swap on /dev/zram0", "Adding 49148k swap"] {
+        node.wait_for_dmesg(line, BOOT)?;
+    }
+    let told = node.osctl.ok(["patch", "-p", "storage: null"])?;
+    assert!(told.contains("remove the swap zram0"), "{told}");
+    node.osctl.ok(["health", "--timeout", "4m"])?;
+    let left = node.osctl.ok(["get", "swap"])?;
+    assert!(!left.contains("zram0"), "{left}");
     Ok(())
 }

@@ -98,8 +98,20 @@ fn where_a_module_stands() {
 
 #[test]
 fn an_empty_machine_wants_no_modules() {
-    assert!(wanted(Role::None).is_empty());
-    assert_eq!(wanted(Role::Server), wanted(Role::Agent));
+    let mut machine = Machine::maintenance();
+    let names = |machine: &Machine| wanted(machine).map(|(name, _)| name).collect::<Vec<_>>();
+    assert!(names(&machine).is_empty());
+    machine.swap = Some(keelson_config::Swap {
+        size: keelson_config::SwapSize::Percent(25),
+        algorithm: keelson_config::ZramAlgorithm::Zstd,
+        pods: false,
+    });
+    assert_eq!(names(&machine), ["zram"]);
+    machine.swap = None;
+    machine.role = Role::Server;
+    let server = names(&machine);
+    machine.role = Role::Agent;
+    assert_eq!(names(&machine), server);
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ pub(super) enum For {
     Every,
     /// Those that run pods.
     Pods,
+    /// Those that have swap in memory.
+    Swap,
 }
 
 /// How a value is meant.
@@ -64,7 +66,7 @@ pub(super) fn reserve(memory_kib: u64) -> u64 {
     (memory_kib / 256).max((memory_kib * 16).isqrt())
 }
 
-use For::{Every, Pods};
+use For::{Every, Pods, Swap};
 use How::{AtLeast, Exactly, IfThere};
 
 /// All of them, by what they are for.
@@ -119,6 +121,21 @@ pub(super) const DEFAULTS: &[Default] = &[
         AtLeast,
         "25000000",
         "each container has a keyring",
+    ),
+    // Documentation/admin-guide/sysctl/vm.rst, of swap that is in memory.
+    default(
+        Swap,
+        "vm.swappiness",
+        Exactly,
+        "100",
+        "a page in compressed memory is back sooner than a file from a disk",
+    ),
+    default(
+        Swap,
+        "vm.page-cluster",
+        Exactly,
+        "0",
+        "memory gains nothing from reading ahead",
     ),
     // A machine that nobody sits at comes back by itself.
     default(

@@ -255,3 +255,32 @@ fn pods_need_more_than_an_empty_machine() {
         want("0", How::Exactly)
     );
 }
+
+/// Shows: storage.swap
+#[test]
+fn swap_in_memory_is_used_before_files_are_dropped() {
+    let mut machine = Machine::maintenance();
+    let key = "vm.swappiness";
+    assert!(!wanted(&machine, None).contains_key(key));
+    machine.swap = Some(keelson_config::Swap {
+        size: keelson_config::SwapSize::Percent(25),
+        algorithm: keelson_config::ZramAlgorithm::Zstd,
+        pods: false,
+    });
+    assert_eq!(wanted(&machine, None)[key].value, "100");
+    assert_eq!(wanted(&machine, None)["vm.page-cluster"].value, "0");
+    let other = key.parse::<SysctlKey>().unwrap();
+    machine.sysctls.insert(other, "60".to_owned());
+    assert_eq!(wanted(&machine, None)[key].value, "60", "the config wins");
+    // Without swap they go back to what they were.
+    machine = Machine::maintenance();
+    let have = Have {
+        originals: [(key.to_owned(), "60".to_owned())].into(),
+        ..Have::default()
+    };
+    let back = Step::Restore {
+        key: key.to_owned(),
+        value: "60".to_owned(),
+    };
+    assert!(plan(&have, &wanted(&machine, None)).contains(&back));
+}

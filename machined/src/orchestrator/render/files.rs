@@ -8,6 +8,16 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
+/// A part of the kubelet's config, below the orchestrator's data: the kubelet has no argument
+/// for it. <https://docs.k3s.io/installation/configuration#kubelet-configuration-files>,
+/// <https://kubernetes.io/docs/concepts/cluster-administration/swap-memory-management/>
+const KUBELET_SWAP: &str = "agent/etc/kubelet.conf.d/50-keelson-swap.conf";
+
+/// Whether pods may be swapped out.
+pub(super) fn pods_swap(machine: &Machine) -> bool {
+    machine.swap.is_some_and(|swap| swap.pods)
+}
+
 /// All of them but the certificates of the datastore.
 pub(super) fn files(payload: &Payload, machine: &Machine, wanted: &Orchestrator) -> Files {
     let home = payload.config.parent().unwrap_or(Path::new("/"));
@@ -19,6 +29,15 @@ pub(super) fn files(payload: &Payload, machine: &Machine, wanted: &Orchestrator)
     if machine.registries != Registries::default() {
         let text = registries(&mut files, home, &machine.registries);
         files.insert(home.join("registries.yaml"), text);
+    }
+    if pods_swap(machine) {
+        let path = payload.data_dir.join(KUBELET_SWAP);
+        let text = json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "memorySwap": {"swapBehavior": "LimitedSwap"},
+        });
+        files.insert(path, Zeroizing::new(format!("{text:#}\n")));
     }
     if machine.role == Role::Server {
         let folder = payload.data_dir.join("server/manifests");
@@ -249,7 +268,7 @@ mod tests {
             "disable-network-policy: true",
             "disable: [\"traefik\"]",
             "tls-san: [\"k8s.example.com\"]",
-            "kubelet-arg: [\"volume-plugin-dir=/var/lib/kubelet/volumeplugins\",\"max-pods=200\"]",
+            "kubelet-arg: [\"volume-plugin-dir=/var/lib/kubelet/volumeplugins\",\"fail-swap-on=false\",\"max-pods=200\"]",
         ] {
             assert!(config.contains(line), "{line} is not in {config}");
         }
