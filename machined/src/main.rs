@@ -139,6 +139,7 @@ fn nouns(
             Box::new(nouns::file::Files::new(machine_id.subscribe())),
             Box::new(nouns::image::Images::new(images, wake.clone())),
             Box::new(swaps),
+            Box::new(nouns::disk::Disks::new(disk)),
             Box::new(nouns::watchdog::Watchdogs::new(init.clone())),
             Box::new(nouns::time::Clocks::start(
                 facts.release.build_time,

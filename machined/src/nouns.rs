@@ -2,6 +2,7 @@
 //! A new noun is a file here and a line in `engine.rs`.
 
 pub(crate) mod address;
+pub(crate) mod disk;
 pub(crate) mod file;
 pub(crate) mod firewall;
 pub(crate) mod hostname;

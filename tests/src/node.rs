@@ -156,6 +156,23 @@ impl Node {
         }
     }
 
+    /// Waits until there is no resource of a kind and name any more.
+    pub fn wait_until_gone(&self, kind: &str, name: &str, limit: Duration) -> Result<()> {
+        let deadline = std::time::Instant::now() + limit;
+        loop {
+            let all = self.osctl.ok(["get", kind, "-o", "json"])?;
+            let all: Value = serde_json::from_str(&all)?;
+            let mut found = all.as_array().into_iter().flatten();
+            if !found.any(|it| it["name"] == name) {
+                return Ok(());
+            }
+            if std::time::Instant::now() > deadline {
+                anyhow::bail!("{kind} {name} is still there: {all}");
+            }
+            sleep(Duration::from_secs(1));
+        }
+    }
+
     /// Waits until there are resources of a kind; returns them as JSON.
     pub fn wait_for_resource(&self, kind: &str, limit: Duration) -> Result<String> {
         let deadline = std::time::Instant::now() + limit;

@@ -349,7 +349,7 @@ pub(crate) async fn coldplug() {
 }
 
 /// How many events of devices there have been: `/sys/kernel/uevent_seqnum`.
-fn events() -> Option<u64> {
+pub(crate) fn events() -> Option<u64> {
     fs::read_to_string("/sys/kernel/uevent_seqnum")
         .ok()?
         .trim()

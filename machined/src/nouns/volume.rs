@@ -13,10 +13,11 @@ use crate::{
     noun::Noun,
     resource::{Phase, Resource},
 };
-use content::Content;
+pub(crate) use content::Content;
 use keelson_config::Machine;
-pub(crate) use observe::partition_node;
+pub(crate) use mounts::{Mount, parse as mounts};
 use observe::{Found, Mounted};
+pub(crate) use observe::{head, partition_node};
 pub(crate) use plan::Step;
 use std::{
     collections::BTreeMap,

@@ -147,8 +147,5 @@ fn swap_comes_and_goes(node: &Node) -> Result<()> {
     }
     let told = node.osctl.ok(["patch", "-p", "storage: null"])?;
     assert!(told.contains("remove the swap zram0"), "{told}");
-    node.osctl.ok(["health", "--timeout", "4m"])?;
-    let left = node.osctl.ok(["get", "swap"])?;
-    assert!(!left.contains("zram0"), "{left}");
-    Ok(())
+    node.wait_until_gone("swap", "zram0", BOOT)
 }
