@@ -125,7 +125,7 @@ fn nouns(
                 LEASES.map(Into::into).into(),
             )),
             // Behind the addresses: their networks say where it goes.
-            Box::new(nouns::shared::SharedAddress::new(shared.clone())),
+            Box::new(nouns::virtualaddress::VirtualAddresses::new(shared.clone())),
             // Behind the addresses: by then it is known whether a server is being asked.
             Box::new(nouns::hostname::HostName::new(
                 leases.clone(),

@@ -4,7 +4,7 @@
 //! works never has the address, and no two have it as long as their clocks run at the
 //! same speed: what the clocks show is not asked.
 //!
-//! Where the address is put, and that it goes, is the noun's (`nouns/shared.rs`); this
+//! Where the address is put, and that it goes, is the noun's (`nouns/virtualaddress.rs`); this
 //! task only says whether this machine holds it.
 
 use super::client::{Client, Failure};

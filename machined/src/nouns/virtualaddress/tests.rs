@@ -224,7 +224,7 @@ fn it_comes_and_goes_with_its_holder() {
 
         let mut want = Machine::maintenance();
         let (store, shared) = (Store::new(), Shared::new(Wake::default()));
-        let mut noun = SharedAddress::new(shared.clone());
+        let mut noun = VirtualAddresses::new(shared.clone());
         let here = async || {
             let all = netlink.addresses().await.unwrap();
             let ours = all.into_iter().filter(|it| it.mark == Some(Mark::Shared));

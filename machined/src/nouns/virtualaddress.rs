@@ -114,18 +114,18 @@ fn plan(have: &Have, network: &Network) -> Vec<Step> {
 
 /// The noun.
 #[derive(Debug)]
-pub(crate) struct SharedAddress {
+pub(crate) struct VirtualAddresses {
     shared: Shared,
 }
 
-impl SharedAddress {
+impl VirtualAddresses {
     /// The noun.
-    pub(crate) fn new(shared: Shared) -> SharedAddress {
-        SharedAddress { shared }
+    pub(crate) fn new(shared: Shared) -> VirtualAddresses {
+        VirtualAddresses { shared }
     }
 }
 
-impl Noun for SharedAddress {
+impl Noun for VirtualAddresses {
     const KIND: &'static str = "virtualaddress";
     type Have = Have;
     type Step = Step;
@@ -199,7 +199,7 @@ fn publish(have: &Have, network: &Network) -> Option<Resource> {
         Holder::Other(name) => (Phase::Ready, "", name.as_str()),
     };
     let address = shared.address.to_string();
-    let mut resource = Resource::new(SharedAddress::KIND, address, phase)
+    let mut resource = Resource::new(VirtualAddresses::KIND, address, phase)
         .message(message)
         .field("here", have.holder == Holder::Here)
         .field("holder", holder);
