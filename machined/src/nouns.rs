@@ -1,5 +1,5 @@
 //! The fixed list of nouns: the parts of the machine that follow from the config.
-//! A new noun is a file here and a line in `engine.rs`.
+//! A new noun is a file here and a line in `main.rs`.
 
 pub(crate) mod address;
 pub(crate) mod disk;
