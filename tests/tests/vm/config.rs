@@ -109,6 +109,11 @@ fn tried_configs_come_and_go(node: &Node) -> Result<()> {
     let watchdog: serde_json::Value = serde_json::from_str(&watchdog)?;
     assert_eq!(watchdog[0]["spec"]["timeoutSeconds"], 90, "{watchdog}");
     assert_eq!(watchdog[0]["spec"]["panicsBeforeSeconds"], 15, "{watchdog}");
+    let disks = node.osctl.ok(["get", "disks", "-o", "json"])?;
+    let disks: serde_json::Value = serde_json::from_str(&disks)?;
+    assert_eq!(disks[0]["name"], "vda", "{disks}");
+    assert_eq!(disks[0]["spec"]["used"], "the system", "{disks}");
+    assert_eq!(disks[0]["spec"]["transport"], "virtio", "{disks}");
     let made = "network: {links: [\
                 {name: storage, vlan: {parent: eth0, id: 100}, addresses: [10.9.0.11/24]}, \
                 {name: service, dummy: {}, addresses: [10.99.0.1/32]}, \
