@@ -250,6 +250,8 @@ object! {
         virtual_address: VirtualAddressSection = "virtualAddress", takes(Takes::OrchestratorRestart);
         /// Who may reach the machine's own ports. Default: everybody. Services of the cluster are not among them, nor what pods send: that is for network policies.
         firewall: FirewallSection = "firewall";
+        /// Which packets' way is looked up in which table. Rules that others made, the network of the pods above all, are never touched. Default: only what the kernel has.
+        rules: List<RuleSection> = "rules", example("[{priority: 100, from: 10.9.0.0/24, table: 100}]");
     }
 }
 
@@ -364,6 +366,30 @@ object! {
         mode: BondModeWord = "mode";
         /// How often it looks whether they have carrier, in milliseconds. Default: 100.
         miimon: u32 = "miimon", example("100");
+        /// With 802.3ad: how often the switch is asked to say that it is there, every 30 seconds or every second. Another one makes the bond anew. Default: slow.
+        lacp_rate: LacpRateWord = "lacpRate", example("fast");
+        /// With 802.3ad, balance-xor and balance-tlb: what of a packet says which link it takes. `layer3+4` spreads the connections of two machines too. Default: layer2.
+        xmit_hash_policy: XmitHashPolicyWord = "xmitHashPolicy", example("layer3+4");
+    }
+}
+
+choice! {
+    /// How often the other end of a bond says that it is there.
+    LacpRateWord {
+        "slow" => Slow,
+        "fast" => Fast,
+    }
+}
+
+choice! {
+    /// What of a packet says which link of a bond it takes.
+    XmitHashPolicyWord {
+        "layer2" => Layer2,
+        "layer2+3" => Layer23,
+        "layer3+4" => Layer34,
+        "encap2+3" => Encap23,
+        "encap3+4" => Encap34,
+        "vlan+srcmac" => VlanSrcMac,
     }
 }
 
@@ -444,6 +470,14 @@ object! {
     DhcpSection {
         /// Asks for an IPv4 address. Default: false.
         v4: bool = "v4";
+        /// The metric of the lease's routes; lower wins. Default: 1025, and one more for each link before it.
+        route_metric: u32 = "routeMetric", example("2000");
+        /// Takes the routes of the lease, the default route among them. Default: true.
+        use_routes: bool = "useRoutes";
+        /// Takes its resolvers and its domain, where `network` names none. Default: true.
+        use_nameservers: bool = "useNameservers";
+        /// Takes the name that it has for the machine, where `machine.hostname` is none. Default: true.
+        use_hostname: bool = "useHostname";
     }
 }
 
@@ -456,6 +490,26 @@ object! {
         via: String = "via", example("10.1.0.1");
         /// Lower wins. Default: 1024.
         metric: u32 = "metric";
+        /// The table that it is in, for `network.rules` to lead to. Default: 254, the main one.
+        table: u32 = "table", example("100");
+    }
+}
+
+object! {
+    /// Looks up the way of some packets in a table of its own. All that is said of a packet must fit; a rule that names no network is for IPv4 and IPv6.
+    RuleSection by "priority" {
+        /// Its place among the rules, 1 to 32765; the lower comes first.
+        priority: u32 = "priority", required, example("100");
+        /// Packets from this network. Default: from anywhere.
+        from: String = "from", example("10.9.0.0/24");
+        /// Packets to this network. Default: to anywhere.
+        to: String = "to", example("10.20.0.0/16");
+        /// Packets with this mark. Default: with any, or none.
+        fw_mark: u32 = "fwMark", example("51820");
+        /// Packets that came in by this link; `lo` means what the machine itself sends. Default: by any.
+        iif: String = "iif", example("eth1");
+        /// The table that they are looked up in: that of a route, or 254, the main one. What it does not know the next rule is asked for.
+        table: u32 = "table", required, example("100");
     }
 }
 

@@ -244,6 +244,8 @@ pub struct Network {
     pub virtual_address: Option<VirtualAddress>,
     /// Who may reach the machine's own ports; `None` for everybody.
     pub firewall: Option<Firewall>,
+    /// Which packets' way is looked up in which table, by priority.
+    pub rules: Vec<Rule>,
 }
 
 /// An address that one of the cluster's servers answers to.
@@ -290,12 +292,39 @@ pub struct Link {
     pub made: Option<Made>,
     /// Ask a DHCPv4 server for an address.
     pub dhcp_v4: bool,
+    /// What is taken of its lease.
+    pub lease: LeaseUse,
     /// Fixed addresses.
     pub addresses: Vec<Cidr>,
     /// The largest packet, in bytes; `None` leaves it to DHCP or the driver.
     pub mtu: Option<u32>,
     /// Fixed routes through this link.
     pub routes: Vec<Route>,
+}
+
+/// What is taken of a lease beside its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseUse {
+    /// The metric of its routes; `None` is one for each link.
+    pub route_metric: Option<u32>,
+    /// Its routes.
+    pub routes: bool,
+    /// Its resolvers and its domain.
+    pub nameservers: bool,
+    /// The name that it has for the machine.
+    pub hostname: bool,
+}
+
+impl Default for LeaseUse {
+    /// All of it.
+    fn default() -> Self {
+        LeaseUse {
+            route_metric: None,
+            routes: true,
+            nameservers: true,
+            hostname: true,
+        }
+    }
 }
 
 /// A link that the machine makes.
@@ -316,6 +345,10 @@ pub enum Made {
         mode: BondMode,
         /// How often it looks whether they have carrier, in milliseconds.
         miimon: u32,
+        /// How often the switch says that it is there; `Some` with [`BondMode::Ieee8023Ad`].
+        lacp_rate: Option<LacpRate>,
+        /// What of a packet says which link it takes; `Some` in the modes that ask for it.
+        xmit_hash_policy: Option<XmitHashPolicy>,
     },
     /// A switch.
     Bridge {
@@ -348,6 +381,34 @@ pub enum BondMode {
     BalanceTlb = 5,
     /// The load says which, both ways.
     BalanceAlb = 6,
+}
+
+/// How often the other end of a bond says that it is there; the numbers are the kernel's,
+/// AD_LACP_SLOW and AD_LACP_FAST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LacpRate {
+    /// Every 30 seconds.
+    Slow = 0,
+    /// Every second.
+    Fast = 1,
+}
+
+/// What of a packet says which link of a bond it takes; the numbers are the kernel's, see
+/// include/uapi/linux/if_bonding.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XmitHashPolicy {
+    /// The hardware addresses.
+    Layer2 = 0,
+    /// Addresses and ports.
+    Layer34 = 1,
+    /// The hardware addresses and the addresses.
+    Layer23 = 2,
+    /// As [`XmitHashPolicy::Layer23`], of what is in a tunnel.
+    Encap23 = 3,
+    /// As [`XmitHashPolicy::Layer34`], of what is in a tunnel.
+    Encap34 = 4,
+    /// The VLAN and the hardware address of the sender.
+    VlanSrcMac = 5,
 }
 
 /// Picks links. Every field that is set must match.
@@ -383,6 +444,30 @@ pub struct Route {
     pub via: Option<IpAddr>,
     /// Lower wins. The default is 1024, as the kernel's own for IPv6.
     pub metric: u32,
+    /// The table that it is in; [`MAIN_TABLE`] unless the config says another.
+    pub table: u32,
+}
+
+/// RT_TABLE_MAIN of rtnetlink.h: the table that every packet's way is looked up in, unless a
+/// rule says otherwise.
+pub const MAIN_TABLE: u32 = 254;
+
+/// Which packets' way is looked up in which table. One that names no network is for both
+/// families.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The lower comes first. No two have the same.
+    pub priority: u32,
+    /// Packets from this network.
+    pub from: Option<Cidr>,
+    /// Packets to this network.
+    pub to: Option<Cidr>,
+    /// Packets with this mark; never 0.
+    pub fw_mark: Option<u32>,
+    /// Packets that came in by this link; `lo` means those that the machine itself sends.
+    pub iif: Option<String>,
+    /// Where their way is looked up.
+    pub table: u32,
 }
 
 /// The orchestrator to run.
@@ -462,6 +547,7 @@ impl Link {
             select: LinkSelector::default(),
             made: None,
             dhcp_v4: true,
+            lease: LeaseUse::default(),
             addresses: Vec::new(),
             mtu: None,
             routes: Vec::new(),
@@ -509,6 +595,30 @@ impl BondMode {
             BondMode::Ieee8023Ad => "802.3ad",
             BondMode::BalanceTlb => "balance-tlb",
             BondMode::BalanceAlb => "balance-alb",
+        }
+    }
+}
+
+impl LacpRate {
+    /// As it is written, and as the kernel calls it.
+    pub fn word(self) -> &'static str {
+        match self {
+            LacpRate::Slow => "slow",
+            LacpRate::Fast => "fast",
+        }
+    }
+}
+
+impl XmitHashPolicy {
+    /// As it is written, and as the kernel calls it.
+    pub fn word(self) -> &'static str {
+        match self {
+            XmitHashPolicy::Layer2 => "layer2",
+            XmitHashPolicy::Layer23 => "layer2+3",
+            XmitHashPolicy::Layer34 => "layer3+4",
+            XmitHashPolicy::Encap23 => "encap2+3",
+            XmitHashPolicy::Encap34 => "encap3+4",
+            XmitHashPolicy::VlanSrcMac => "vlan+srcmac",
         }
     }
 }

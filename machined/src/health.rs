@@ -58,7 +58,7 @@ fn check(name: &str, state: State, message: impl Into<String>) -> HealthCheck {
 }
 
 /// The nouns that have a check of their own.
-const ELSEWHERE: [&str; 5] = ["link", "address", "route", "time", "volume"];
+const ELSEWHERE: [&str; 6] = ["link", "address", "route", "rule", "time", "volume"];
 
 fn config(seen: &Seen) -> HealthCheck {
     let failed: Vec<String> = seen
@@ -95,7 +95,7 @@ fn config(seen: &Seen) -> HealthCheck {
 }
 
 fn network(seen: &Seen) -> HealthCheck {
-    let nouns = nouns(seen, "network", &["link", "address", "route"]);
+    let nouns = nouns(seen, "network", &["link", "address", "route", "rule"]);
     if nouns.state() == State::Unhealthy {
         return nouns;
     }
@@ -226,7 +226,7 @@ fn kubelet(answer: &Answer, running: bool) -> HealthCheck {
 }
 
 /// The kinds whose resources count.
-const KINDS: [&str; 5] = ["link", "address", "route", "time", "volume"];
+const KINDS: [&str; 6] = ["link", "address", "route", "rule", "time", "volume"];
 
 /// How long changes are gathered.
 const GATHER: Duration = Duration::from_millis(100);

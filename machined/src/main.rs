@@ -132,6 +132,8 @@ fn nouns(
                 machine_id.subscribe(),
             )),
             Box::new(nouns::route::Routes::new(leases.clone())),
+            // Behind the routes that they lead to.
+            Box::new(nouns::rule::Rules),
             Box::new(nouns::resolver::Resolver::new(leases)),
         ],
         volume: nouns::volume::Volume::new(Some(disk)),

@@ -1,11 +1,15 @@
-//! The kernel's links, addresses and routes over rtnetlink(7): read whole, changed one by
+//! The kernel's links, addresses, routes and rules over rtnetlink(7): read whole, changed one by
 //! one, and watched. Thin: it decides nothing, and no type of the netlink crates leaves
 //! this file.
 //!
 //! What machined adds carries a mark ([`Mark`]): an address in IFA_PROTO, a route in its
 //! protocol, a link in its group, which is set in the same moment as the link is made (an
-//! alias would be a second step). The mark lives in the kernel, so that a new machined knows what the one
+//! alias would be a second step), a rule in its protocol. The mark lives in the kernel, so that a new machined knows what the one
 //! before it added, and nothing of others is ever taken for ours.
+
+mod rule;
+
+pub(crate) use rule::Rule;
 
 use crate::engine::Wake;
 use anyhow::Context as _;
@@ -18,13 +22,11 @@ use rtnetlink::{
         AddressFamily,
         address::{AddressAttribute, AddressMessage, AddressProtocol, CacheInfo},
         link::{
-            BondMode, BridgeStpState, InfoBond, InfoBridge, InfoData, InfoKind, InfoVlan,
-            LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+            BondLacpRate, BondMode, BondXmitHashPolicy, BridgeStpState, InfoBond, InfoBridge,
+            InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+            LinkMessage,
         },
-        route::{
-            RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-            RouteType,
-        },
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
     },
 };
 use std::{
@@ -107,6 +109,10 @@ pub(crate) enum Kind {
         mode: u8,
         /// How often it looks at its members, in milliseconds.
         miimon: u32,
+        /// The kernel's number for how often the switch says that it is there.
+        lacp_rate: u8,
+        /// The kernel's number for what of a packet says which link it takes.
+        xmit_hash_policy: u8,
     },
     /// A bridge.
     Bridge {
@@ -134,7 +140,7 @@ pub(crate) struct Address {
     pub mark: Option<Mark>,
 }
 
-/// A route in the main table.
+/// A route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Route {
     /// The link's number.
@@ -147,6 +153,8 @@ pub(crate) struct Route {
     pub source: Option<IpAddr>,
     /// Lower wins.
     pub metric: u32,
+    /// The table that it is in.
+    pub table: u32,
     /// Why machined added it; `None` where somebody else did.
     pub mark: Option<Mark>,
 }
@@ -197,7 +205,7 @@ impl Netlink {
         Ok(all.iter().filter_map(address).collect())
     }
 
-    /// The plain routes of the main table, both families.
+    /// The plain routes of all tables, both families.
     pub(crate) async fn routes(&self) -> anyhow::Result<Vec<Route>> {
         let mut routes = Vec::new();
         for ask in [
@@ -239,9 +247,22 @@ impl Netlink {
                 let parent = parent.context("its parent is not there")?;
                 marked(LinkVlan::new(name, parent, *id))
             }
-            Made::Bond { mode, miimon, .. } => {
+            Made::Bond {
+                mode,
+                miimon,
+                lacp_rate,
+                xmit_hash_policy,
+                ..
+            } => {
                 let mode = BondMode::from(*mode as u8);
-                marked(LinkBond::new(name).mode(mode).miimon(*miimon))
+                let mut bond = LinkBond::new(name).mode(mode).miimon(*miimon);
+                if let Some(rate) = lacp_rate {
+                    bond = bond.ad_lacp_rate(BondLacpRate::from(*rate as u8));
+                }
+                if let Some(policy) = xmit_hash_policy {
+                    bond = bond.xmit_hash_policy(BondXmitHashPolicy::from(*policy as u8));
+                }
+                marked(bond)
             }
             Made::Bridge { stp, .. } => marked(LinkBridge::new(name).stp_state(stp_state(*stp))),
             Made::Dummy => marked(LinkDummy::new(name)),
@@ -254,10 +275,16 @@ impl Netlink {
     /// Sets what can be changed of a link that was made.
     pub(crate) async fn configure(&self, link: u32, made: &Made) -> anyhow::Result<()> {
         let (kind, data) = match made {
-            Made::Bond { miimon, .. } => (
-                InfoKind::Bond,
-                InfoData::Bond(vec![InfoBond::MiiMon(*miimon)]),
-            ),
+            Made::Bond {
+                miimon,
+                xmit_hash_policy,
+                ..
+            } => {
+                let policy = xmit_hash_policy.map(|it| BondXmitHashPolicy::from(it as u8));
+                let mut infos = vec![InfoBond::MiiMon(*miimon)];
+                infos.extend(policy.map(InfoBond::XmitHashPolicy));
+                (InfoKind::Bond, InfoData::Bond(infos))
+            }
             Made::Bridge { stp, .. } => (
                 InfoKind::Bridge,
                 InfoData::Bridge(vec![InfoBridge::StpState(stp_state(*stp))]),
@@ -385,7 +412,7 @@ const FOREVER: u32 = u32::MAX;
 /// How long changes are gathered: the start of a pod is many.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// Wakes the loop at every change of a link, an address or a route, whoever makes it.
+/// Wakes the loop at every change of a link, an address, a route or a rule, whoever makes it.
 /// Never ends; what is missed while it connects again is made good by one more wake.
 pub(crate) async fn monitor(wake: Wake) {
     let groups = [
@@ -394,6 +421,8 @@ pub(crate) async fn monitor(wake: Wake) {
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv4Rule,
+        MulticastGroup::Ipv6Rule,
     ];
     loop {
         match rtnetlink::new_multicast_connection(&groups) {
@@ -474,17 +503,21 @@ fn kind(infos: &[LinkInfo]) -> Option<Kind> {
             id.map_or(Kind::Other, Kind::Vlan)
         }
         (InfoKind::Bond, Some(InfoData::Bond(data))) => {
-            let (mut found, mut every) = (0, 0);
+            let (mut mode, mut miimon, mut lacp_rate, mut xmit_hash_policy) = (0, 0, 0, 0);
             for info in data {
                 match info {
-                    InfoBond::Mode(mode) => found = u8::from(*mode),
-                    InfoBond::MiiMon(miimon) => every = *miimon,
+                    InfoBond::Mode(it) => mode = u8::from(*it),
+                    InfoBond::MiiMon(it) => miimon = *it,
+                    InfoBond::AdLacpRate(it) => lacp_rate = u8::from(*it),
+                    InfoBond::XmitHashPolicy(it) => xmit_hash_policy = u8::from(*it),
                     _ => {}
                 }
             }
             Kind::Bond {
-                mode: found,
-                miimon: every,
+                mode,
+                miimon,
+                lacp_rate,
+                xmit_hash_policy,
             }
         }
         (InfoKind::Bridge, Some(InfoData::Bridge(data))) => {
@@ -559,9 +592,6 @@ fn route(message: &RouteMessage) -> Option<Route> {
             _ => {}
         }
     }
-    if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
-        return None;
-    }
     let any: IpAddr = match header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
         AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -577,6 +607,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
         via,
         source,
         metric,
+        table,
         mark: Mark::from(header.protocol.into()),
     })
 }
@@ -597,6 +628,7 @@ fn route_message(route: &Route) -> anyhow::Result<RouteMessage> {
         .destination_prefix(route.to.addr, route.to.prefix)?
         .output_interface(route.link)
         .priority(route.metric)
+        .table_id(route.table)
         .protocol(protocol);
     builder = match route.via {
         Some(via) => builder.gateway(via)?,

@@ -11,6 +11,7 @@ pub(crate) mod link;
 pub(crate) mod module;
 pub(crate) mod resolver;
 pub(crate) mod route;
+pub(crate) mod rule;
 pub(crate) mod swap;
 pub(crate) mod sysctl;
 pub(crate) mod time;

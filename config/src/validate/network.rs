@@ -1,12 +1,15 @@
 //! The rules of `network`: which link an entry means, and that its addresses,
 //! routes and gateways fit each other.
 
+mod bond;
+mod lease;
 mod made;
+pub(super) mod rules;
 pub(super) mod wireguard;
 
 use super::{checked, firewall, first_of, items};
 use crate::{
-    Cidr, Link, LinkSelector, Network, Route, VirtualAddress,
+    Cidr, Link, LinkSelector, MAIN_TABLE, Network, Route, VirtualAddress,
     document::{LinkSection, NetworkSection, RouteSection, SelectSection, VirtualAddressSection},
     read::{Entries, Given, Located, Reader},
     tree::NodeId,
@@ -37,6 +40,7 @@ pub(super) fn network(reader: &mut Reader<'_>, network: &Given<NetworkSection>) 
     let hosts = hosts(reader, &network.value.hosts);
     let virtual_address = virtual_address(reader, &network.value.virtual_address);
     let firewall = firewall::firewall(reader, &network.value.firewall);
+    let rules = rules::rules(reader, &network.value.rules);
     let links = match &network.value.links {
         Given::Absent => any(),
         Given::Bad => return None,
@@ -75,6 +79,7 @@ pub(super) fn network(reader: &mut Reader<'_>, network: &Given<NetworkSection>) 
         hosts,
         virtual_address,
         firewall,
+        rules,
     })
 }
 
@@ -109,7 +114,8 @@ fn virtual_address(
 struct Seen {
     links: BTreeMap<LinkSelector, String>,
     addresses: BTreeMap<IpAddr, String>,
-    routes: BTreeMap<(Cidr, u32), String>,
+    routes: BTreeMap<(u32, Cidr, u32), String>,
+    metrics: BTreeMap<u32, String>,
 }
 
 fn nameservers(reader: &mut Reader<'_>, written: &Given<Vec<Located<String>>>) -> Vec<IpAddr> {
@@ -223,6 +229,7 @@ fn link(
         .is()
         .and_then(|dhcp| dhcp.value.v4.is())
         .is_some_and(|v4| v4.value);
+    let lease = lease::taken(reader, &section.dhcp, &mut seen.metrics);
     let mut addresses = Vec::new();
     for address in items(&section.addresses) {
         if let Some(cidr) = checked(reader, address, |text| value::host_address(text))
@@ -261,6 +268,7 @@ fn link(
         select: select?,
         made: made?,
         dhcp_v4,
+        lease,
         addresses,
         mtu,
         routes,
@@ -386,7 +394,12 @@ fn route(
     written: &Located<RouteSection>,
     seen: &mut Seen,
 ) -> Option<(Route, Option<NodeId>)> {
-    let RouteSection { to, via, metric } = &written.value;
+    let RouteSection {
+        to,
+        via,
+        metric,
+        table,
+    } = &written.value;
     let network = to
         .is()
         .and_then(|to| checked(reader, to, |text| value::network(text)));
@@ -405,6 +418,11 @@ fn route(
         Some(metric) => metric.value,
         None => DEFAULT_METRIC,
     };
+    let table = match table {
+        Given::Is(table) => checked(reader, table, |&number| rules::table(number))?,
+        Given::Absent => MAIN_TABLE,
+        Given::Bad => return None,
+    };
     let (network, to) = (network?, to.is()?);
     if matches!(via, Given::Bad) || matches!(gateway, Some(None)) {
         return None;
@@ -420,7 +438,7 @@ fn route(
         );
         return None;
     }
-    if let Some(first) = seen.routes.get(&(network, number)) {
+    if let Some(first) = seen.routes.get(&(table, network, number)) {
         let message =
             format!("a route to {network} with metric {number} is already given at {first}");
         reader.error(
@@ -431,12 +449,13 @@ fn route(
         return None;
     }
     seen.routes
-        .insert((network, number), reader.path(written.at));
+        .insert((table, network, number), reader.path(written.at));
     Some((
         Route {
             to: network,
             via: gateway,
             metric: number,
+            table,
         },
         via.is().map(|via| via.at),
     ))

@@ -35,6 +35,7 @@ pub(super) fn check(reader: &mut Reader<'_>, document: &Document, machine: &Mach
     virtual_address(reader, document, machine, &addresses);
     if let Some(section) = document.network.is() {
         network::wireguard::together(reader, &section.value, &machine.network);
+        network::rules::together(reader, &section.value, &machine.network);
     }
     if let Some(section) = document.orchestrator.is() {
         joins_another(reader, &section.value, machine, &own);

@@ -10,7 +10,7 @@ use super::{
     socket::{Raw, Unicast},
 };
 use crate::engine::Wake;
-use keelson_config::MacAddr;
+use keelson_config::{LeaseUse, MacAddr};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -98,6 +98,8 @@ pub(crate) struct Settings {
     pub mac: MacAddr,
     /// The name to tell the server; may be empty.
     pub hostname: String,
+    /// What is taken of the lease.
+    pub lease: LeaseUse,
 }
 
 /// The running clients.
@@ -305,7 +307,8 @@ impl Task {
                 }
                 sockets.unicast.insert(unicast).send(to, &message)?;
             }
-            Output::Bound(bound) => {
+            Output::Bound(mut bound) => {
+                bound.lease.take(self.settings.lease);
                 let lease = &bound.lease;
                 tracing::info!(
                     "dhcp on {name}: {}/{} from {} for {:?}",

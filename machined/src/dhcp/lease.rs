@@ -1,6 +1,7 @@
 //! What a server lends: an address and what goes with it, checked. Pure.
 
 use super::message::{Kind, Reply};
+use keelson_config::LeaseUse;
 use std::{
     net::Ipv4Addr,
     time::{Duration, Instant},
@@ -82,6 +83,20 @@ const LEAST_MTU: u16 = 1280;
 const MOST: usize = 64;
 
 impl Lease {
+    /// Leaves of it only what the config takes.
+    pub(crate) fn take(&mut self, only: LeaseUse) {
+        if !only.routes {
+            self.routes.clear();
+        }
+        if !only.nameservers {
+            self.dns.clear();
+            self.domain = None;
+        }
+        if !only.hostname {
+            self.hostname = None;
+        }
+    }
+
     /// Reads the lease in an offer or an acknowledgement; `None` where it cannot be used.
     pub(crate) fn read(reply: &Reply) -> Option<Lease> {
         if !matches!(reply.kind, Kind::Offer | Kind::Ack) {
@@ -264,6 +279,34 @@ mod tests {
             to: (Ipv4Addr::UNSPECIFIED, 0),
             via: Some(via),
         }
+    }
+
+    /// Shows: network.links.dhcp.useRoutes, network.links.dhcp.useNameservers
+    /// Shows: network.links.dhcp.useHostname
+    #[test]
+    fn the_config_says_what_is_taken() {
+        let all = Lease {
+            domain: Some("example.com".into()),
+            hostname: Some("leased".into()),
+            ..Lease::read(&reply()).unwrap()
+        };
+        let taken = |change: fn(&mut LeaseUse)| {
+            let (mut lease, mut only) = (all.clone(), LeaseUse::default());
+            change(&mut only);
+            lease.take(only);
+            lease
+        };
+        assert_eq!(taken(|_| ()), all);
+        let less = taken(|only| only.routes = false);
+        assert_eq!((less.routes.len(), &less.dns), (0, &all.dns));
+        let less = taken(|only| only.nameservers = false);
+        assert_eq!((less.dns.len(), less.domain), (0, None));
+        assert_eq!(
+            (less.routes, less.hostname),
+            (all.routes.clone(), all.hostname.clone())
+        );
+        let less = taken(|only| only.hostname = false);
+        assert_eq!((less.hostname, &less.domain), (None, &all.domain));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
     noun::Noun,
     resource::{Phase, Resource},
 };
-use keelson_config::{Cidr, Machine, Network};
+use keelson_config::{Cidr, LeaseUse, Machine, Network};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -115,6 +115,11 @@ fn client(managed: &Managed<'_>, hostname: &str) -> Option<Settings> {
         name: link.name.clone(),
         mac: link.mac?,
         hostname: hostname.to_owned(),
+        lease: LeaseUse {
+            // Its routes are the noun route's.
+            route_metric: None,
+            ..managed.want.lease
+        },
     })
 }
 

@@ -5,7 +5,7 @@ use crate::{
     dhcp::tests::bound,
     nouns::link::tests::{machine, named, network},
 };
-use keelson_config::{LinkSelector, MacAddr};
+use keelson_config::{LeaseUse, LinkSelector, MacAddr};
 use proptest::prelude::*;
 
 fn cidr(text: &str) -> Cidr {
@@ -43,6 +43,7 @@ fn settings(hostname: &str) -> Settings {
         name: "eth0".into(),
         mac: MacAddr([0x52, 0x54, 0, 0, 0, 2]),
         hostname: hostname.into(),
+        lease: LeaseUse::default(),
     }
 }
 
@@ -223,6 +224,19 @@ fn clients_run_where_the_config_says() {
         [Step::StartDhcp(settings("server-1"), true)],
         "it is to tell another name"
     );
+    let mut less = want(&[]);
+    less.links[0].lease.nameservers = false;
+    assert_eq!(
+        words(&plan(&have, &less, "")),
+        ["ask for an address on eth0"],
+        "it is to take less"
+    );
+    // What a route's metric is, the server need not be asked.
+    less.links[0].lease = LeaseUse {
+        route_metric: Some(7),
+        ..LeaseUse::default()
+    };
+    assert_eq!(plan(&have, &less, ""), []);
     let mut without = want(&[]);
     without.links[0].dhcp_v4 = false;
     assert_eq!(

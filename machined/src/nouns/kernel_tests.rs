@@ -15,12 +15,13 @@ use crate::{
         route::Routes,
     },
     resource::Store,
+    wireguard,
 };
 use dhcproto::{
     Decodable as _, Encodable as _,
     v4::{self, DhcpOption, MessageType},
 };
-use keelson_config::{self as config, BondMode, Made};
+use keelson_config::{self as config, BondMode, LacpRate, Made, XmitHashPolicy};
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth};
 use std::{
@@ -342,6 +343,7 @@ async fn run() {
         to: to("10.9.0.0", 16),
         via: Some(Ipv4Addr::new(10, 1, 0, 1).into()),
         metric: 1024,
+        table: keelson_config::MAIN_TABLE,
     }];
     let memory = tempfile::tempdir().unwrap();
 
@@ -533,18 +535,26 @@ async fn make_links() {
         parent: "br0".into(),
         id: 100,
     };
-    let bond = |mode, miimon| Made::Bond {
-        links: part("left0"),
-        mode,
-        miimon,
+    let bond = |mode, miimon| {
+        let lacp = mode == BondMode::Ieee8023Ad;
+        Made::Bond {
+            links: part("left0"),
+            mode,
+            miimon,
+            lacp_rate: lacp.then_some(LacpRate::Fast),
+            xmit_hash_policy: lacp.then_some(XmitHashPolicy::Layer34),
+        }
     };
-    let bond_anew = bond(BondMode::BalanceRr, 100);
+    let peer = wireguard::tests::peer(0xa1, &["10.6.0.2/32", "fd06::/64"]);
+    let tunnel = Made::Wireguard(wireguard::tests::wireguard(&[peer]));
+    let bond_anew = bond(BondMode::Ieee8023Ad, 100);
     let mut entries = vec![
         entry("br0", bridge(false), "10.1.0.5"),
         entry("br0.100", vlan, "10.2.0.5"),
         entry("bond0", bond(BondMode::ActiveBackup, 100), "10.3.0.5"),
         entry("dummy0", Made::Dummy, "10.4.0.5"),
         entry("theirs0", bridge(true), "10.5.0.5"),
+        entry("wg0", tunnel.clone(), "10.6.0.5"),
     ];
     // Not every kernel that tests run on has them all; those of the images have.
     let mut known = Vec::new();
@@ -590,6 +600,13 @@ async fn make_links() {
     if has("br0.100") {
         assert_eq!(link(&all, "br0.100").kind, Some(Kind::Vlan(100)));
     }
+    if has("wg0") {
+        let device = wireguard::read(link(&all, "wg0").index).await.unwrap();
+        let Made::Wireguard(wanted) = &tunnel else {
+            panic!("{tunnel:?}");
+        };
+        assert_eq!(device.unwrap().lacks(wanted), None);
+    }
     if has("bond0") {
         let left = link(&all, "left0");
         assert!(left.up && left.part_of == Some(link(&all, "bond0").index));
@@ -617,8 +634,13 @@ async fn make_links() {
     if has("bond0") {
         let bond = link(&after, "bond0");
         assert_eq!(bond.index, link(&all, "bond0").index);
-        let (mode, miimon) = (BondMode::ActiveBackup as u8, 50);
-        assert_eq!(bond.kind, Some(Kind::Bond { mode, miimon }));
+        let kind = Kind::Bond {
+            mode: BondMode::ActiveBackup as u8,
+            miimon: 50,
+            lacp_rate: 0,
+            xmit_hash_policy: 0,
+        };
+        assert_eq!(bond.kind, Some(kind));
         // Another mode makes it anew.
         let entries = &mut machined.want.network.links;
         for entry in entries.iter_mut().filter(|it| it.select == named("bond0")) {

@@ -53,6 +53,13 @@ impl Managed<'_> {
         self.want.select != LinkSelector::default()
     }
 
+    /// Its place among the links of its entry, from 0.
+    pub(crate) fn place(&self, all: &[Managed<'_>]) -> u32 {
+        let of_entry = |other: &&Managed<'_>| std::ptr::eq(other.want, self.want);
+        let before = all.iter().filter(of_entry);
+        before.filter(|other| other.rank < self.rank).count() as u32
+    }
+
     /// Whether it is a switch that the config puts no cable into.
     fn is_empty(&self) -> bool {
         matches!(&self.want.made, Some(Made::Bridge { links, .. }) if links.is_empty())

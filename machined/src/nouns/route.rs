@@ -1,4 +1,4 @@
-//! The noun route: the routes of the config and of the leases are in the main table.
+//! The noun route: the routes of the config and of the leases are in their tables.
 //! Only routes that carry machined's mark are ever removed. IPv6 routes from router
 //! advertisements are the kernel's own work.
 
@@ -12,7 +12,7 @@ use crate::{
     noun::Noun,
     resource::{Phase, Resource},
 };
-use keelson_config::{Cidr, Machine, Network};
+use keelson_config::{Cidr, MAIN_TABLE, Machine, Network};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -52,15 +52,19 @@ impl fmt::Display for Step {
         if let Some(via) = route.via {
             write!(f, " via {via}")?;
         }
-        write!(f, " on {name}")
+        write!(f, " on {name}")?;
+        match route.table {
+            MAIN_TABLE => Ok(()),
+            table => write!(f, ", in table {table}"),
+        }
     }
 }
 
 /// The routes that there shall be; those to what is on a link come first, because the
 /// gateways of others may be among them.
-fn wanted(managed: &[Managed<'_>], have: &Have) -> Vec<Route> {
+fn wanted(links: &[Managed<'_>], have: &Have) -> Vec<Route> {
     let mut all: Vec<Route> = Vec::new();
-    for managed in managed {
+    for managed in links {
         let link = managed.seen.link.index;
         all.extend(managed.want.routes.iter().map(|route| Route {
             link,
@@ -68,6 +72,7 @@ fn wanted(managed: &[Managed<'_>], have: &Have) -> Vec<Route> {
             via: route.via,
             source: None,
             metric: route.metric,
+            table: route.table,
             mark: Some(Mark::Config),
         }));
         let lease = have.leases.get(&link).and_then(Status::bound);
@@ -78,6 +83,10 @@ fn wanted(managed: &[Managed<'_>], have: &Have) -> Vec<Route> {
         }) else {
             continue;
         };
+        let metric = match managed.want.lease.route_metric {
+            Some(metric) => metric.saturating_add(managed.place(links)),
+            None => LEASE_METRIC + managed.rank,
+        };
         all.extend(bound.lease.routes.iter().map(|route| Route {
             link,
             to: network_of(Cidr {
@@ -86,7 +95,8 @@ fn wanted(managed: &[Managed<'_>], have: &Have) -> Vec<Route> {
             }),
             via: route.via.map(IpAddr::V4),
             source: Some(bound.lease.address.into()),
-            metric: LEASE_METRIC + managed.rank,
+            metric,
+            table: MAIN_TABLE,
             mark: Some(Mark::Lease),
         }));
     }
@@ -95,6 +105,7 @@ fn wanted(managed: &[Managed<'_>], have: &Have) -> Vec<Route> {
     all.retain(|route| {
         // The kernel tells routes apart by these; of two the first stands.
         let key = (
+            route.table,
             route.to,
             route.metric,
             route.to.addr.is_ipv6().then_some(route.link),
@@ -225,11 +236,15 @@ fn publish(have: &Have, network: &Network) -> Vec<Resource> {
             Some(Mark::Shared) => "shared",
             None => "kernel",
         };
-        let name = format!("{link}/{}/{}", route.to, route.metric);
+        let mut name = format!("{link}/{}/{}", route.to, route.metric);
+        if route.table != MAIN_TABLE {
+            name += &format!("/{}", route.table);
+        }
         let mut resource = Resource::new(Routes::KIND, name, Phase::Ready)
             .field("link", link)
             .field("to", route.to.to_string())
             .field("metric", route.metric)
+            .field("table", route.table)
             .field("source", source);
         if let Some(via) = route.via {
             resource = resource.field("via", via.to_string());

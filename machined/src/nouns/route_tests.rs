@@ -24,6 +24,7 @@ fn route(link: u32, to: &str, via: &str, metric: u32, mark: Option<Mark>) -> Rou
         via: via.parse().ok(),
         source,
         metric,
+        table: MAIN_TABLE,
         mark,
     }
 }
@@ -55,6 +56,7 @@ fn want(fixed: &[(&str, &str, u32)]) -> Network {
             to: cidr(to),
             via: via.parse().ok(),
             metric,
+            table: MAIN_TABLE,
         })
         .collect();
     network
@@ -191,6 +193,37 @@ fn each_case_has_its_steps() {
     }
 }
 
+/// Shows: network.links.routes.table
+#[test]
+fn a_table_of_its_own() {
+    let mut network = want(&[
+        ("0.0.0.0/0", "10.0.2.9", 1024),
+        ("0.0.0.0/0", "10.0.2.9", 1024),
+    ]);
+    network.links[0].routes[1].table = 100;
+    let other = Route {
+        table: 100,
+        ..route(2, "0.0.0.0/0", "10.0.2.9", 1024, CONFIG)
+    };
+    let words = |routes: &[Route]| words(&plan(&have(routes.to_vec(), None), &network));
+    let main = "add the route to 0.0.0.0/0 via 10.0.2.9 on eth0";
+    assert_eq!(words(&[]), [main, &format!("{main}, in table 100")]);
+    assert_eq!(words(&[other]), [main]);
+    // Its table is a part of what a route is.
+    let elsewhere = Route {
+        table: 101,
+        ..other
+    };
+    let steps = words(&[elsewhere, other]);
+    assert_eq!(
+        steps,
+        [
+            "remove the route to 0.0.0.0/0 via 10.0.2.9 on eth0, in table 101",
+            main
+        ]
+    );
+}
+
 #[test]
 fn two_leases_do_not_stand_in_each_others_way() {
     let mut have = have(vec![], Some(bound(|_| ())));
@@ -204,6 +237,28 @@ fn two_leases_do_not_stand_in_each_others_way() {
         })
         .collect();
     assert_eq!(metrics, [("eth0", 1025), ("eth1", 1026)]);
+}
+
+/// Shows: network.links.dhcp.routeMetric
+#[test]
+fn the_config_may_say_how_a_leases_routes_count() {
+    let mut have = have(vec![], Some(bound(|_| ())));
+    have.leases.insert(3, bound(|_| ()));
+    let metrics = |network: &Network| -> Vec<u32> {
+        let steps = plan(&have, network);
+        let metric = |step: &Step| match step {
+            Step::Add(route, _) => route.metric,
+            Step::Remove(..) => panic!("{step}"),
+        };
+        steps.iter().map(metric).collect()
+    };
+    let mut two = network(&[named("eth0"), named("eth1")]);
+    two.links[0].lease.route_metric = Some(2000);
+    assert_eq!(metrics(&two), [2000, 1026]);
+    // One entry for several links: they stand beside each other.
+    let mut any = network(&[Default::default()]);
+    any.links[0].lease.route_metric = Some(2000);
+    assert_eq!(metrics(&any), [2000, 2001]);
 }
 
 #[test]

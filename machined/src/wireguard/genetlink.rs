@@ -222,6 +222,21 @@ mod tests {
         assert!(answers.complete && answers.interrupted);
     }
 
+    /// The family of the families is always there, and anybody may ask it.
+    #[tokio::test]
+    async fn the_kernel_answers() {
+        let mut family = Family::open("nlctrl").await.unwrap();
+        assert_eq!(family.id, CONTROL);
+        let all = family.dump(GET_FAMILY, &[]).await.unwrap();
+        let named = |part: &Part| {
+            let name = attributes(part).find(|(kind, _)| *kind == FAMILY_NAME);
+            name.is_some_and(|(_, name)| name == b"nlctrl\0")
+        };
+        assert!(all.iter().any(named), "{all:?}");
+        let error = Family::open("no-such-family").await.err().unwrap();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::ENOENT));
+    }
+
     proptest! {
         #[test]
         fn no_datagram_stops_it(datagram in prop::collection::vec(any::<u8>(), 0..200)) {

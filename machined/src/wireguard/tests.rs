@@ -1,9 +1,12 @@
 //! What changes between links and configs, and the bytes that say so.
 
 use super::*;
+use crate::{netlink::Netlink, nouns::address::kernel_tests::apart};
 use genetlink::Part;
-use keelson_config::KEY;
+use keelson_config::{KEY, Made};
 use proptest::prelude::*;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
 
 /// A key with one byte that counts.
 pub(crate) fn key(byte: u8) -> PublicKey {
@@ -249,6 +252,87 @@ fn a_message_is_as_the_kernel_documents_it() {
     want.extend([5, 0, 3, 0, 32, 0, 0, 0]);
     assert_eq!(got.len(), 1);
     assert_eq!(*got[0], want);
+}
+
+/// Two links of one machine hear each other, with the keys of RFC 7748, section 6.1. Only a
+/// kernel that has WireGuard can show it.
+#[test]
+fn two_links_hear_each_other() {
+    apart(hear_each_other());
+}
+
+async fn hear_each_other() {
+    let keys = [
+        (
+            "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=",
+            "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+        ),
+        (
+            "XasIfmJKikt54X+Lg4AO5m87sSkmGLb9HC+LJ/+I4Os=",
+            "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+        ),
+    ];
+    let netlink = Netlink::connect().unwrap();
+    let loopback = netlink.links().await.unwrap()[0].index;
+    netlink.set_up(loopback).await.unwrap();
+    let mut links = Vec::new();
+    for (index, (private, _)) in keys.iter().enumerate() {
+        let other: Peer = Peer {
+            public_key: keys[1 - index].1.parse().unwrap(),
+            preshared_key: Some(SecretKey::new([0x50; KEY])),
+            endpoint: Some(format!("127.0.0.1:5182{}", 1 - index).parse().unwrap()),
+            persistent_keepalive: 1,
+            ..peer(0, &["10.18.0.0/24", "fd18::/64"])
+        };
+        let want = Wireguard {
+            private_key: private.parse().unwrap(),
+            listen_port: Some(51820 + index as u16),
+            ..wireguard(&[other])
+        };
+        let name = format!("wg{index}");
+        let made = Made::Wireguard(want.clone());
+        if let Err(error) = netlink.make(&name, &made, None).await {
+            eprintln!("skipped: no WireGuard: {error:#}");
+            return;
+        }
+        let all = netlink.links().await.unwrap();
+        let link = all.iter().find(|link| link.name == name).unwrap().index;
+        let change = read(link).await.unwrap().unwrap().lacks(&want).unwrap();
+        set(link, &change).await.unwrap();
+        links.push((link, want));
+    }
+    for (link, want) in &links {
+        let device = read(*link).await.unwrap().unwrap();
+        assert_eq!(device.lacks(want), None, "{device:?}");
+    }
+    for (index, (link, want)) in links.iter().enumerate() {
+        let heard = async {
+            loop {
+                let device = read(*link).await.unwrap().unwrap();
+                assert_eq!(device.public_key, keys[index].1.parse().ok());
+                let peer = device.peers.values().next().unwrap();
+                if peer.last_handshake.is_some() {
+                    return;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let heard = timeout(Duration::from_secs(60), heard).await;
+        assert!(heard.is_ok(), "{:?} is not heard", want.peers);
+    }
+    // What is taken away is gone, and the other stays as it is.
+    let (link, want) = &links[0];
+    let mut less = want.clone();
+    less.peers[0].preshared_key = None;
+    less.peers[0].allowed_ips.pop();
+    for want in [less, wireguard(&[])] {
+        let change = read(*link).await.unwrap().unwrap().lacks(&want).unwrap();
+        set(*link, &change).await.unwrap();
+        let device = read(*link).await.unwrap().unwrap();
+        assert_eq!(device.lacks(&want), None, "{device:?}");
+    }
+    netlink.remove_link(*link).await.unwrap();
+    assert_eq!(read(*link).await.unwrap(), None);
 }
 
 fn networks() -> impl Strategy<Value = Vec<Cidr>> {

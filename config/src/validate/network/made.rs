@@ -3,11 +3,11 @@
 
 use super::{
     super::{checked, items},
-    wireguard,
+    bond, wireguard,
 };
 use crate::{
-    BondMode, LinkSelector, Made,
-    document::{BondModeWord, LinkSection},
+    LinkSelector, Made,
+    document::LinkSection,
     read::{Given, Located, Reader, nearest},
     tree::NodeId,
     value::{self, Wrong},
@@ -19,10 +19,6 @@ use std::{
 
 /// IEEE 802.1Q, 9.6: 0 and 4095 are reserved.
 const VLAN_ID: RangeInclusive<u32> = 1..=4094;
-/// From as often as is of use to as seldom as is.
-const MIIMON: RangeInclusive<u32> = 10..=10_000;
-/// The kernel's own for the modes that cannot do without: drivers/net/bonding/bond_main.c.
-const DEFAULT_MIIMON: u32 = 100;
 /// How the names of links begin that somebody made.
 const LIKE_MADE: [&str; 5] = ["bond", "br", "dummy", "vlan", "wg"];
 /// How many names a misspelt one is compared with.
@@ -174,39 +170,7 @@ pub(super) fn made(
                 id: id?,
             }
         }
-        What::Bond => {
-            let bond = section.bond.is()?;
-            let links = members(reader, &bond.value.links);
-            if let Given::Is(list) = &bond.value.links
-                && reader.is_empty(list.at)
-            {
-                let hint = "name one or more, for example [eth0, eth1]";
-                reader.error(list.at, "a bond is made of links", hint);
-                return None;
-            }
-            let miimon = match &bond.value.miimon {
-                Given::Is(miimon) => checked(reader, miimon, |miimon| {
-                    if MIIMON.contains(miimon) {
-                        return Ok(*miimon);
-                    }
-                    let (least, most) = (MIIMON.start(), MIIMON.end());
-                    let message = format!("miimon is {least} to {most}, in milliseconds");
-                    Err(Wrong::new(message).hint("100 is usual; without it no break is noticed"))
-                }),
-                Given::Absent => Some(DEFAULT_MIIMON),
-                Given::Bad => None,
-            };
-            let mode = match &bond.value.mode {
-                Given::Is(mode) => Some(bond_mode(mode.value)),
-                Given::Absent => Some(BondMode::ActiveBackup),
-                Given::Bad => None,
-            };
-            Made::Bond {
-                links: links?,
-                mode: mode?,
-                miimon: miimon?,
-            }
-        }
+        What::Bond => bond::made(reader, section)?,
         What::Bridge => {
             let bridge = &section.bridge.is()?.value;
             let links = members(reader, &bridge.links);
@@ -227,19 +191,10 @@ pub(super) fn made(
     Some(Some(made))
 }
 
-fn bond_mode(word: BondModeWord) -> BondMode {
-    match word {
-        BondModeWord::BalanceRr => BondMode::BalanceRr,
-        BondModeWord::ActiveBackup => BondMode::ActiveBackup,
-        BondModeWord::BalanceXor => BondMode::BalanceXor,
-        BondModeWord::Broadcast => BondMode::Broadcast,
-        BondModeWord::Ieee8023Ad => BondMode::Ieee8023Ad,
-        BondModeWord::BalanceTlb => BondMode::BalanceTlb,
-        BondModeWord::BalanceAlb => BondMode::BalanceAlb,
-    }
-}
-
-fn members(reader: &mut Reader<'_>, list: &Given<Vec<Located<String>>>) -> Option<Vec<String>> {
+pub(super) fn members(
+    reader: &mut Reader<'_>,
+    list: &Given<Vec<Located<String>>>,
+) -> Option<Vec<String>> {
     if matches!(list, Given::Bad) {
         return None;
     }

@@ -123,10 +123,18 @@ impl<'a> Stack<'a> {
                 let below = seen.link.parent.and_then(|index| self.by_index(index));
                 number == *id && below.is_some_and(|below| below.link.name == *parent)
             }
-            // The kernel changes the mode of a bond only while it is off and has no links.
-            (Made::Bond { mode, .. }, Some(Kind::Bond { mode: number, .. })) => {
-                number == *mode as u8
-            }
+            // The kernel changes the mode of a bond only while it is off and has no links, and
+            // its rate only while it is off.
+            (
+                Made::Bond {
+                    mode, lacp_rate, ..
+                },
+                Some(Kind::Bond {
+                    mode: number,
+                    lacp_rate: rate,
+                    ..
+                }),
+            ) => number == *mode as u8 && lacp_rate.is_none_or(|it| it as u8 == rate),
             (Made::Bridge { .. }, Some(Kind::Bridge { .. })) => true,
             (Made::Dummy, Some(Kind::Dummy)) | (Made::Wireguard(_), Some(Kind::Wireguard)) => true,
             _ => false,
@@ -256,7 +264,18 @@ impl<'a> Stack<'a> {
 
 fn is_different(seen: &Seen, made: &Made) -> bool {
     match (made, seen.link.kind) {
-        (Made::Bond { miimon, .. }, Some(Kind::Bond { miimon: every, .. })) => every != *miimon,
+        (
+            Made::Bond {
+                miimon,
+                xmit_hash_policy,
+                ..
+            },
+            Some(Kind::Bond {
+                miimon: every,
+                xmit_hash_policy: policy,
+                ..
+            }),
+        ) => every != *miimon || xmit_hash_policy.is_some_and(|it| it as u8 != policy),
         (Made::Bridge { stp, .. }, Some(Kind::Bridge { stp: on })) => on != *stp,
         _ => false,
     }
@@ -330,7 +349,12 @@ pub(super) fn shown(managed: &Managed<'_>) -> Vec<(&'static str, serde_json::Val
             links,
             mode,
             miimon,
+            lacp_rate,
+            xmit_hash_policy,
         } => {
+            let (rate, policy) = (lacp_rate.as_ref(), xmit_hash_policy.as_ref());
+            fields.extend(rate.map(|it| ("lacpRate", it.word().into())));
+            fields.extend(policy.map(|it| ("xmitHashPolicy", it.word().into())));
             fields.push(("links", links.clone().into()));
             fields.push(("mode", mode.word().into()));
             fields.push(("miimon", (*miimon).into()));
@@ -389,7 +413,15 @@ pub(super) fn words(name: &str, made: &Made) -> String {
 /// A step that changes a link, in words.
 pub(super) fn change(name: &str, made: &Made) -> String {
     match made {
-        Made::Bond { miimon, .. } => format!("have {name} look at its links every {miimon} ms"),
+        Made::Bond {
+            miimon,
+            xmit_hash_policy,
+            ..
+        } => {
+            let by = xmit_hash_policy.map(|it| format!(", and choose by {}", it.word()));
+            let by = by.unwrap_or_default();
+            format!("have {name} look at its links every {miimon} ms{by}")
+        }
         Made::Bridge { stp: true, .. } => format!("switch the spanning tree of {name} on"),
         Made::Bridge { stp: false, .. } => format!("switch the spanning tree of {name} off"),
         Made::Vlan { .. } | Made::Dummy | Made::Wireguard(_) => format!("set up {name}"),

@@ -7,7 +7,7 @@ use super::super::{
 use super::*;
 use crate::netlink;
 use crate::wireguard::tests as tunnel;
-use keelson_config::{BondMode, LinkSelector, Peer};
+use keelson_config::{BondMode, LacpRate, LinkSelector, Peer, XmitHashPolicy};
 
 /// An entry that makes a link.
 fn entry(name: &str, made: Made) -> Link {
@@ -38,6 +38,22 @@ fn bond(links: &[&str], mode: BondMode, miimon: u32) -> Link {
             links,
             mode,
             miimon,
+            lacp_rate: None,
+            xmit_hash_policy: None,
+        },
+    )
+}
+
+/// A bond that speaks to its switch.
+fn lacp(rate: LacpRate, policy: XmitHashPolicy) -> Link {
+    entry(
+        "bond0",
+        Made::Bond {
+            links: names(&["eth0"]),
+            mode: BondMode::Ieee8023Ad,
+            miimon: 100,
+            lacp_rate: Some(rate),
+            xmit_hash_policy: Some(policy),
         },
     )
 }
@@ -62,9 +78,17 @@ fn find<'s>(seen: &'s mut [Seen], name: &str) -> &'s mut netlink::Link {
 fn kind_of(made: &Made) -> Kind {
     match made {
         Made::Vlan { id, .. } => Kind::Vlan(*id),
-        Made::Bond { mode, miimon, .. } => Kind::Bond {
+        Made::Bond {
+            mode,
+            miimon,
+            lacp_rate,
+            xmit_hash_policy,
+            ..
+        } => Kind::Bond {
             mode: *mode as u8,
             miimon: *miimon,
+            lacp_rate: lacp_rate.map_or(0, |it| it as u8),
+            xmit_hash_policy: xmit_hash_policy.map_or(0, |it| it as u8),
         },
         Made::Bridge { stp, .. } => Kind::Bridge { stp: *stp },
         Made::Dummy => Kind::Dummy,
@@ -342,6 +366,25 @@ fn from_one_config_to_the_next() {
         }
         assert_eq!(run(&mut seen, &links), want, "{rule}");
     }
+}
+
+/// Shows: network.links.bond.lacpRate, network.links.bond.xmitHashPolicy
+#[test]
+fn what_a_bond_agrees_on_with_its_switch() {
+    use LacpRate::{Fast, Slow};
+    use XmitHashPolicy::{Layer2, Layer34};
+    let mut seen = machine();
+    let (make, join) = ("make bond0, a bond (802.3ad)", "make eth0 a part of bond0");
+    assert_eq!(run(&mut seen, &[lacp(Slow, Layer2)]), [make, join]);
+    let steps = ["have bond0 look at its links every 100 ms, and choose by layer3+4"];
+    assert_eq!(run(&mut seen, &[lacp(Slow, Layer34)]), steps);
+    let steps = ["remove bond0", make, join];
+    assert_eq!(run(&mut seen, &[lacp(Fast, Layer34)]), steps);
+    assert_eq!(run(&mut seen, &[lacp(Fast, Layer34)]), [""; 0]);
+    let shown = publish(&seen, &network(&[lacp(Fast, Layer34)]));
+    let bond0 = shown.iter().find(|it| it.name == "bond0").unwrap();
+    assert_eq!(bond0.spec["lacpRate"], "fast");
+    assert_eq!(bond0.spec["xmitHashPolicy"], "layer3+4");
 }
 
 #[test]
