@@ -55,7 +55,7 @@ const MOUNTED_BELOW: [&str; 5] = [
 ];
 
 /// How long an answer may take on its way through apid.
-const ANSWER: Duration = Duration::from_millis(300);
+pub(crate) const ANSWER: Duration = Duration::from_millis(300);
 
 /// What is left of a bound for what cannot be interrupted.
 const MARGIN: Duration = Duration::from_secs(5);

@@ -6,6 +6,7 @@ use crate::{
     engine::Wake,
     events::Events,
     noun::{Pass, Reconcile},
+    power::ANSWER,
     resource::Store,
 };
 use keelson_api::v1;
@@ -82,32 +83,42 @@ impl Passes {
     /// Goes over the nouns until nobody wants anything any more.
     pub(super) async fn run(mut self) {
         let mut retries = Retries::default();
-        let mut fresh = true;
+        let mut before: Option<Arc<Machine>> = None;
         loop {
-            self.pass(&mut retries, fresh).await;
+            let mut wanted = self.wanted.borrow_and_update().clone();
+            let fresh = before
+                .as_ref()
+                .is_none_or(|before| !Arc::ptr_eq(before, &wanted.machine));
+            if fresh && before.is_some() {
+                // It may cut off the one who sent it, who is answered first.
+                self.answer_for(ANSWER).await;
+                wanted = self.wanted.borrow_and_update().clone();
+            }
+            before = Some(wanted.machine.clone());
+            self.pass(&wanted, &mut retries, fresh).await;
             let deadline = self.deadline(&retries, Instant::now());
             // Gathers what wakes together, and bounds how often a noun that wakes itself runs.
             self.answer_for(GATHER).await;
-            fresh = loop {
+            loop {
                 tokio::select! {
-                    () = self.wake.notified() => break false,
+                    () = self.wake.notified() => break,
                     changed = self.wanted.changed() => match changed {
-                        Ok(()) => break true,
+                        Ok(()) => break,
                         Err(_) => return,
                     },
-                    () = sleep_until(deadline.into()) => break false,
+                    () = sleep_until(deadline.into()) => break,
                     question = self.questions.recv() => match question {
                         Some(question) => self.answer(question).await,
                         None => return,
                     },
                 }
-            };
+            }
         }
     }
 
-    /// One pass. Questions are answered between two nouns, not after the last.
-    async fn pass(&mut self, retries: &mut Retries, fresh: bool) {
-        let wanted = self.wanted.borrow_and_update().clone();
+    /// One pass. Questions are answered between two nouns, not after the last. For a config
+    /// that is fresh nothing waits for its next try.
+    async fn pass(&mut self, wanted: &Wanted, retries: &mut Retries, fresh: bool) {
         let mut failures = self.outcome.borrow().failures.clone();
         for index in 0..self.nouns.len() {
             while let Ok(question) = self.questions.try_recv() {
@@ -338,6 +349,7 @@ mod tests {
     }
 
     struct Running {
+        wake: Wake,
         wanted: watch::Sender<Wanted>,
         questions: mpsc::Sender<Question>,
         resources: Arc<Store>,
@@ -354,10 +366,11 @@ mod tests {
         let (questions, questions_receiver) = mpsc::channel(4);
         let (outcome, outcome_receiver) = watch::channel(Outcome::default());
         let (resources, events) = (Arc::new(Store::new()), Events::new());
+        let wake = Wake::default();
         let passes = Passes {
             nouns: vec![Box::new(number)],
             wanted: wanted_receiver,
-            wake: Wake::default(),
+            wake: wake.clone(),
             questions: questions_receiver,
             resources: resources.clone(),
             events: events.clone(),
@@ -365,6 +378,7 @@ mod tests {
         };
         tokio::spawn(passes.run());
         Running {
+            wake,
             wanted,
             questions,
             resources,
@@ -408,6 +422,26 @@ mod tests {
                 "as wanted again"
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn for_a_new_config_nothing_waits_whatever_else_wakes_the_loop() {
+        let failures = Arc::new(AtomicU32::new(1));
+        let mut running = run(Number {
+            value: 0,
+            failures,
+            slow: Duration::ZERO,
+        });
+        let failed = |outcome: &Outcome| outcome.failures.contains_key("number");
+        running.outcome.wait_for(failed).await.unwrap();
+        running.wanted.send_replace(Wanted {
+            generation: 1,
+            machine: Arc::new(Machine::maintenance()),
+        });
+        running.wake.notify_one();
+        let followed = |outcome: &Outcome| outcome.generation == 1;
+        let outcome = running.outcome.wait_for(followed).await.unwrap();
+        assert_eq!(outcome.failures, BTreeMap::new());
     }
 
     #[tokio::test]
