@@ -175,14 +175,19 @@ impl Node {
 
     /// Waits until there are resources of a kind; returns them as JSON.
     pub fn wait_for_resource(&self, kind: &str, limit: Duration) -> Result<String> {
+        self.wait_for_text(kind, "\"name\"", limit)
+    }
+
+    /// Waits until the resources of a kind contain the text; returns them as JSON.
+    pub fn wait_for_text(&self, kind: &str, text: &str, limit: Duration) -> Result<String> {
         let deadline = std::time::Instant::now() + limit;
         loop {
             let output = self.osctl.run(["get", kind, "-o", "json"])?;
-            if output.stdout.contains("\"name\"") {
+            if output.stdout.contains(text) {
                 return Ok(output.stdout);
             }
             if std::time::Instant::now() > deadline {
-                anyhow::bail!("there is no {kind}: {}{}", output.stdout, output.stderr);
+                anyhow::bail!("no {kind} has {text}: {}{}", output.stdout, output.stderr);
             }
             sleep(Duration::from_secs(1));
         }

@@ -63,6 +63,54 @@ fn a_config_is_applied_and_survives_a_reboot() -> Result<()> {
     Ok(())
 }
 
+/// Rules, and two tunnels of one machine, each the other's peer: the keys are those of RFC 7748, section
+/// 6.1.
+fn tunnels_and_rules(node: &Node) -> Result<()> {
+    let keys = [
+        (
+            "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=",
+            "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+        ),
+        (
+            "XasIfmJKikt54X+Lg4AO5m87sSkmGLb9HC+LJ/+I4Os=",
+            "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+        ),
+    ];
+    let link = |index: usize| {
+        let ((private, _), (_, public)) = (keys[index], keys[1 - index]);
+        format!(
+            "{{name: wg{index}, addresses: [10.8.{index}.1/24], routes: [{{to: 10.18.{index}.0/24}}], \
+             wireguard: {{privateKey: {private}, listenPort: 5182{index}, peers: [{{publicKey: {public}, \
+             endpoint: \"10.0.2.15:5182{other}\", allowedIPs: [10.18.{index}.0/24], \
+             persistentKeepalive: 5}}]}}}}",
+            other = 1 - index
+        )
+    };
+    let rules =
+        "[{priority: 100, from: 10.8.0.0/24, table: 100}, {priority: 110, fwMark: 7, table: 254}]";
+    let patch = format!(
+        "network: {{links: [{}, {}], rules: {rules}}}",
+        link(0),
+        link(1)
+    );
+    node.osctl.ok(["patch", "-p", &patch])?;
+    for (index, (private, public)) in keys.iter().enumerate() {
+        let name = format!("wg{index}");
+        node.wait_for_ready("link", &name, BOOT)?;
+        let shown = node.osctl.ok(["get", "link", &name, "-o", "json"])?;
+        assert!(
+            shown.contains(public) && !shown.contains(private),
+            "{shown}"
+        );
+    }
+    for rule in ["100/ipv4", "110/ipv4", "110/ipv6"] {
+        node.wait_for_ready("rule", rule, BOOT)?;
+    }
+    // Each hears the other: the keys fit, and the packets are the kernel's.
+    node.wait_for_text("link", "lastHandshake", BOOT)?;
+    Ok(())
+}
+
 /// A change that is kept, and one that cuts the machine off and undoes itself.
 fn tried_configs_come_and_go(node: &Node) -> Result<()> {
     let good = "network: {hosts: {192.0.2.1: [registry.example]}}";
@@ -123,6 +171,7 @@ fn tried_configs_come_and_go(node: &Node) -> Result<()> {
     for link in ["storage", "service", "inner", "bond0"] {
         node.wait_for_ready("link", link, BOOT)?;
     }
+    tunnels_and_rules(node)?;
     node.osctl.ok(["health", "--timeout", "4m"])?;
     let addresses = node.osctl.ok(["get", "address"])?;
     for address in ["10.9.0.11", "10.99.0.1", "10.98.0.1"] {
