@@ -28,7 +28,7 @@ use std::{
 use time::OffsetDateTime;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 /// How often the lease is looked at.
@@ -40,8 +40,9 @@ const DURATION: Duration = Duration::from_secs(10);
 /// Whoever could not renew it for this long gives the address up, before another takes it.
 const DEADLINE: Duration = Duration::from_secs(7);
 
-/// How long the address may take to be gone, before another is let have it.
-const GONE: Duration = Duration::from_millis(500);
+/// How long the address may take to be gone. Where it takes longer the lease is not given up, and
+/// runs out.
+const GONE: Duration = Duration::from_secs(2);
 
 /// No lease is believed to hold longer than this, whatever it says.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     holder: Arc<watch::Sender<Holder>>,
     /// There is a link to put the address on.
     place: Arc<watch::Sender<bool>>,
+    /// The address may be on a link, or come to be on one.
+    answers: Arc<watch::Sender<bool>>,
     wake: Wake,
 }
 
@@ -81,6 +84,7 @@ impl Shared {
         Shared {
             holder: Arc::default(),
             place: Arc::default(),
+            answers: Arc::default(),
             wake,
         }
     }
@@ -99,8 +103,23 @@ impl Shared {
         });
     }
 
+    /// Says what the noun saw: who had it then, and whether it was on a link.
+    pub(crate) fn saw(&self, holder: &Holder, on_a_link: bool) {
+        self.answers
+            .send_replace(on_a_link || *holder == Holder::Here);
+    }
+
+    /// Whether the address may be on a link, or come to be on one.
+    #[cfg(test)]
+    pub(crate) fn answers(&self) -> bool {
+        *self.answers.borrow()
+    }
+
     /// Says who has it; whether that is news.
     pub(crate) fn settle(&self, holder: Holder) -> bool {
+        if holder == Holder::Here {
+            self.answers.send_replace(true);
+        }
         let changed = self.holder.send_if_modified(|old| {
             let changed = *old != holder;
             *old = holder;
@@ -196,7 +215,17 @@ pub(crate) async fn keep(ground: Ground) {
 /// Lets the address go here first, then lets others have it.
 async fn give_up(ground: &Ground, contest: &mut Contest, address: IpAddr, why: &'static str) {
     ground.settle(Holder::Nobody(why), address);
-    sleep(GONE).await;
+    let mut answers = ground.shared.answers.subscribe();
+    if timeout(GONE, answers.wait_for(|answers| !answers))
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "{address} is still answered here; another takes it when the lease runs out"
+        );
+        contest.renewed = None;
+        return;
+    }
     if let Some(client) = ground.client()
         && let Err(failure) = contest.release(&client).await
     {

@@ -133,10 +133,13 @@ impl Noun for VirtualAddresses {
     async fn observe(&mut self, want: &Machine) -> anyhow::Result<Have> {
         let netlink = Netlink::connect()?;
         let have = Have {
+            holder: self.shared.holder(),
             links: link::look(&netlink).await?,
             addresses: netlink.addresses().await?,
-            holder: self.shared.holder(),
         };
+        let ours = |there: &netlink::Address| there.mark == Some(Mark::Shared);
+        self.shared
+            .saw(&have.holder, have.addresses.iter().any(ours));
         self.shared
             .offer_place(place(&have, &want.network).is_some());
         Ok(have)

@@ -246,8 +246,10 @@ fn it_comes_and_goes_with_its_holder() {
             // What begins here comes from the machine's own address.
             assert_eq!(from(to).unwrap(), own);
             shared.settle(Holder::Other("server-2".into()));
+            assert!(shared.answers());
             noun.reconcile(&want, &store).await;
             assert_eq!(here().await, [] as [&str; 0]);
+            assert!(!shared.answers(), "another may have it now");
         }
         let announced = [10, 0, 0, 100];
         let mut arp = [0; 28];
