@@ -14,10 +14,10 @@ mod switch;
 use crate::{clock, console, crash, mount, watchdog::Guard};
 use keelson_disk::{cmdline, verity};
 use keelson_sys::dm;
-use modules::Which;
+use modules::{Modules, Which};
 use root::{Candidate, Search};
 use rustix::mount::MountFlags;
-use std::{collections::BTreeSet, convert::Infallible, fs, io, path::Path, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, fs, io, path::Path, thread, time::Duration};
 use thiserror::Error;
 
 /// Where the root is mounted before it becomes the root.
@@ -97,18 +97,28 @@ impl Error {
 pub fn run() -> Result<Infallible, Error> {
     mount::first()?;
     let text = fs::read_to_string("/proc/cmdline").map_err(Error::ReadCommandLine)?;
-    let mut modules = modules::Modules::open(cmdline::debug(&text));
+    let index = modules::index();
+    let index = index.as_ref();
     let mut watchdog = match cmdline::watchdog(&text) {
-        true => Guard::arm(modules.index()),
+        true => Guard::arm(index),
         false => Guard::none(),
     };
-    crash::prepare(modules.index());
+    crash::prepare(index);
     let options = cmdline::Options::parse(&text)?;
-    modules.load_fixed();
-    if Path::new("/sys/firmware/efi").exists() {
-        mount::efivars()?;
-    }
-    let found = search(&options, &mut modules, &mut watchdog)?;
+    // What opens the root is loaded beside the drivers of the disks: each takes as long.
+    let found = thread::scope(|scope| {
+        if let Some(index) = index {
+            scope.spawn(|| modules::load_fixed(index));
+        }
+        if Path::new("/sys/firmware/efi").exists() {
+            if let Some(index) = index {
+                modules::load_efivarfs(index);
+            }
+            mount::efivars()?;
+        }
+        let modules = Modules::new(index, cmdline::debug(&text));
+        search(&options, modules, &mut watchdog)
+    })?;
     let device = found.node.to_string_lossy().into_owned();
     let target = dm::Target {
         sectors: options.root.sectors(),
@@ -145,7 +155,7 @@ pub fn run() -> Result<Infallible, Error> {
 /// Waits for the root's partition, loading modules for what appears meanwhile.
 fn search(
     options: &cmdline::Options,
-    modules: &mut modules::Modules,
+    mut modules: Modules<'_>,
     watchdog: &mut Guard,
 ) -> Result<Candidate, Error> {
     let mut search = Search::new(options.root.root_hash, loader::partition());
@@ -164,7 +174,7 @@ fn search(
                 disks: search.seen(),
             });
         }
-        std::thread::sleep(PAUSE);
+        thread::sleep(PAUSE);
     }
 }
 

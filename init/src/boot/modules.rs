@@ -3,17 +3,15 @@
 
 use crate::console::{self, Level};
 use keelson_sys::module::{self, Index};
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
-/// What no device asks for. `crypto-sha256` stands for the fastest way to hash that
-/// this processor has; the kernel cannot ask for it itself before the root is there.
-const FIXED: [&str; 5] = [
-    "dm-verity",
-    "erofs",
-    "crypto-sha256",
-    "crypto-crc32c",
-    "efivarfs",
-];
+/// What no device asks for: what opens the root, once its disk is there. `crypto-sha256`
+/// stands for the fastest way to hash that this processor has; the kernel cannot ask for it
+/// itself before the root is there.
+const FIXED: [&str; 4] = ["dm-verity", "erofs", "crypto-sha256", "crypto-crc32c"];
+
+/// The EFI variables, which say what disk the boot loader came from.
+const EFIVARFS: &str = "efivarfs";
 
 /// Where the kernel keeps the drivers of controllers behind which disks take seconds to
 /// appear. They are many modules, too: a machine that has its root elsewhere gets them
@@ -36,22 +34,43 @@ pub(super) enum Which {
 }
 
 /// The modules in the initramfs, and what was tried already.
-pub(super) struct Modules {
-    index: Option<Index>,
+pub(super) struct Modules<'a> {
+    index: Option<&'a Index>,
     tried: BTreeSet<String>,
     debug: bool,
 }
 
-impl Modules {
-    /// Without an index everything is taken to be built in.
-    pub(super) fn open(debug: bool) -> Self {
-        let index = match Index::open_running() {
-            Ok(index) => Some(index),
-            Err(error) => {
-                console::log(Level::Warning, &console::chain(&error));
-                None
-            }
-        };
+/// The index. Without one everything is taken to be built in.
+pub(super) fn index() -> Option<Index> {
+    Index::open_running()
+        .inspect_err(|error| console::log(Level::Warning, &console::chain(error)))
+        .ok()
+}
+
+/// Loads what opens the root.
+pub(super) fn load_fixed(index: &Index) {
+    for name in FIXED {
+        load(index, name);
+    }
+}
+
+/// Loads what shows the EFI variables.
+pub(super) fn load_efivarfs(index: &Index) {
+    load(index, EFIVARFS);
+}
+
+/// One that is built in or not needed is no error here: what is really missing shows at its
+/// use.
+fn load(index: &Index, name: &str) {
+    match index.load_any(name, "") {
+        Err(module::Error::Unknown(_)) | Ok(_) => {}
+        Err(error) => console::log(Level::Warning, &console::chain(&error)),
+    }
+}
+
+impl<'a> Modules<'a> {
+    /// Nothing was tried yet.
+    pub(super) fn new(index: Option<&'a Index>, debug: bool) -> Self {
         Self {
             index,
             tried: BTreeSet::new(),
@@ -59,31 +78,10 @@ impl Modules {
         }
     }
 
-    /// The index, if there is one.
-    pub(super) fn index(&self) -> Option<&Index> {
-        self.index.as_ref()
-    }
-
-    /// Loads what no device asks for. One that is built in or not needed is no error
-    /// here: what is really missing shows at its use.
-    pub(super) fn load_fixed(&mut self) {
-        let Some(index) = &self.index else { return };
-        for name in FIXED {
-            let efi = Path::new("/sys/firmware/efi").exists();
-            if name == "efivarfs" && !efi {
-                continue;
-            }
-            match index.load_any(name, "") {
-                Err(module::Error::Unknown(_)) | Ok(_) => {}
-                Err(error) => console::log(Level::Warning, &console::chain(&error)),
-            }
-        }
-    }
-
     /// Loads modules for devices that were not tried before. A driver brings new
     /// devices, so this is called again and again.
     pub(super) fn load_for_devices(&mut self, which: Which) {
-        let Some(index) = &self.index else { return };
+        let Some(index) = self.index else { return };
         for modalias in module::modaliases() {
             if self.tried.contains(&modalias) {
                 continue;
