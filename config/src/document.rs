@@ -470,13 +470,15 @@ object! {
     DhcpSection {
         /// Asks for an IPv4 address. Default: false.
         v4: bool = "v4";
-        /// The metric of the lease's routes; lower wins. Default: 1025, and one more for each link before it.
+        /// Asks for an IPv6 address by DHCPv6. The default route comes from router advertisements, which the link then hears even while the machine forwards packets, as it does for pods. Default: false.
+        v6: bool = "v6";
+        /// The metric of the lease's routes, and of the default route of IPv6; lower wins. Default: 1025, and one more for each link before it; 1024 for IPv6.
         route_metric: u32 = "routeMetric", example("2000");
-        /// Takes the routes of the lease, the default route among them. Default: true.
+        /// Takes the routes of the lease, the default route among them; with `v6` the default route that routers advertise. Default: true.
         use_routes: bool = "useRoutes";
-        /// Takes its resolvers and its domain, where `network` names none. Default: true.
+        /// Takes the resolvers and domains of the leases, where `network` names none. Default: true.
         use_nameservers: bool = "useNameservers";
-        /// Takes the name that it has for the machine, where `machine.hostname` is none. Default: true.
+        /// Takes the name that the DHCPv4 server has for the machine, where `machine.hostname` is none. Default: true.
         use_hostname: bool = "useHostname";
     }
 }

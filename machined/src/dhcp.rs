@@ -6,6 +6,7 @@
 //! DHCPDECLINE; it sends no DHCPRELEASE, so that a machine that restarts finds its
 //! address again.
 
+mod chance;
 mod client;
 mod clients;
 mod frame;
@@ -13,7 +14,10 @@ mod lease;
 mod message;
 mod socket;
 
-pub(crate) use clients::{Clients, Leases, Settings, Status};
+pub(crate) use chance::{Chance, seed};
+pub(crate) use client::backoff;
+pub(crate) use clients::{Clients, Family, Leases, Leases6, Settings, Status, Told, until};
+pub(crate) use lease::domain;
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -9,6 +9,7 @@ mod console;
 mod crashlog;
 mod cri;
 mod dhcp;
+mod dhcp6;
 mod engine;
 mod events;
 mod facts;

@@ -20,7 +20,9 @@ use rtnetlink::{
     LinkWireguard, MulticastGroup, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
-        address::{AddressAttribute, AddressMessage, AddressProtocol, CacheInfo},
+        address::{
+            AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
+        },
         link::{
             BondLacpRate, BondMode, BondXmitHashPolicy, BridgeStpState, InfoBond, InfoBridge,
             InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
@@ -136,8 +138,25 @@ pub(crate) struct Address {
     pub cidr: Cidr,
     /// For how long yet; `None` is for ever.
     pub lifetime: Option<Duration>,
+    /// For how long new connections may come from it yet; `None` is as long as it is there.
+    pub preferred: Option<Duration>,
+    /// Whether no other machine has it.
+    pub unique: Unique,
     /// Why machined added it; `None` where somebody else did.
     pub mark: Option<Mark>,
+}
+
+/// What duplicate address detection found (RFC 4862, section 5.4); the kernel does it for
+/// IPv6 alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Unique {
+    /// No other machine has the address, or nobody asked.
+    #[default]
+    Yes,
+    /// It is being found out: the address cannot be used yet.
+    Unknown,
+    /// Another machine has it.
+    No,
 }
 
 /// A route.
@@ -334,11 +353,14 @@ impl Netlink {
         let mut request = self.handle.address().add(new.link, addr, prefix).replace();
         let attributes = &mut request.message_mut().attributes;
         let mut cache = CacheInfo::default();
-        let seconds = new.lifetime.map_or(FOREVER, |left| {
-            // Rounded up: the kernel takes no zero, and its last second is ours to remove.
-            (left.as_secs() + 1).try_into().unwrap_or(FOREVER)
-        });
-        (cache.ifa_valid, cache.ifa_preferred) = (seconds, seconds);
+        let seconds = |left: Duration| (left.as_secs() + 1).try_into().unwrap_or(FOREVER);
+        // Rounded up: the kernel takes no zero, and its last second is ours to remove.
+        cache.ifa_valid = new.lifetime.map_or(FOREVER, seconds);
+        cache.ifa_preferred = match new.preferred {
+            Some(Duration::ZERO) => 0,
+            Some(left) => seconds(left).min(cache.ifa_valid),
+            None => cache.ifa_valid,
+        };
         if new.mark == Some(Mark::Shared) {
             // Deprecated: nothing that begins here comes from it.
             cache.ifa_preferred = 0;
@@ -549,12 +571,18 @@ fn marked<T: std::fmt::Debug>(link: LinkMessageBuilder<T>) -> LinkMessage {
 
 fn address(message: &AddressMessage) -> Option<Address> {
     let (mut local, mut given, mut lifetime, mut mark) = (None, None, None, None);
+    let mut preferred = None;
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(address) => local = Some(*address),
             AddressAttribute::Address(address) => given = Some(*address),
-            AddressAttribute::CacheInfo(cache) if cache.ifa_valid != FOREVER => {
-                lifetime = Some(Duration::from_secs(cache.ifa_valid.into()));
+            AddressAttribute::CacheInfo(cache) => {
+                let lasting = |seconds: u32| {
+                    (seconds != FOREVER).then(|| Duration::from_secs(seconds.into()))
+                };
+                lifetime = lasting(cache.ifa_valid);
+                preferred = lasting(cache.ifa_preferred)
+                    .filter(|_| cache.ifa_valid.abs_diff(cache.ifa_preferred) > 1);
             }
             AddressAttribute::Protocol(protocol) => mark = Mark::from((*protocol).into()),
             _ => {}
@@ -570,6 +598,12 @@ fn address(message: &AddressMessage) -> Option<Address> {
         link: message.header.index,
         cidr,
         lifetime,
+        preferred,
+        unique: match message.header.flags {
+            flags if flags.contains(AddressHeaderFlags::Dadfailed) => Unique::No,
+            flags if flags.contains(AddressHeaderFlags::Tentative) => Unique::Unknown,
+            _ => Unique::Yes,
+        },
         mark,
     })
 }

@@ -70,7 +70,10 @@ pub struct Link {
     pub made: Option<Made>,
     /// Ask a DHCPv4 server for an address.
     pub dhcp_v4: bool,
-    /// What is taken of its lease.
+    /// Ask a DHCPv6 server for an address, and hear what routers say even while the machine
+    /// forwards packets.
+    pub dhcp_v6: bool,
+    /// What is taken of their leases.
     pub lease: LeaseUse,
     /// Fixed addresses.
     pub addresses: Vec<Cidr>,
@@ -83,13 +86,14 @@ pub struct Link {
 /// What is taken of a lease beside its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseUse {
-    /// The metric of its routes; `None` is one for each link.
+    /// The metric of its routes, and of the default route of IPv6, which is a router's word;
+    /// `None` is one for each link, and the kernel's 1024 for the latter.
     pub route_metric: Option<u32>,
-    /// Its routes.
+    /// Its routes; for IPv6 the routers' default route.
     pub routes: bool,
-    /// Its resolvers and its domain.
+    /// Its resolvers and its domains.
     pub nameservers: bool,
-    /// The name that it has for the machine.
+    /// The name that it has for the machine; DHCPv4 alone has one.
     pub hostname: bool,
 }
 
@@ -251,6 +255,7 @@ impl Link {
             select: LinkSelector::default(),
             made: None,
             dhcp_v4: true,
+            dhcp_v6: false,
             lease: LeaseUse::default(),
             addresses: Vec::new(),
             mtu: None,

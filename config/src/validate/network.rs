@@ -63,7 +63,7 @@ pub(super) fn network(reader: &mut Reader<'_>, network: &Given<NetworkSection>) 
             made::check(reader, &links.value, &stack);
             let reached = read
                 .iter()
-                .any(|link| link.dhcp_v4 || !link.addresses.is_empty());
+                .any(|link| link.dhcp_v4 || link.dhcp_v6 || !link.addresses.is_empty());
             if !reached && !read.is_empty() && !reader.problems.has_errors() {
                 let message = "no link has an address: the machine cannot be reached";
                 let hint = "add `dhcp: {v4: true}`, or `addresses`, to one of them";
@@ -224,11 +224,10 @@ fn link(
             }
         }
     }
-    let dhcp_v4 = section
-        .dhcp
-        .is()
-        .and_then(|dhcp| dhcp.value.v4.is())
-        .is_some_and(|v4| v4.value);
+    let asks = |given: &Given<bool>| given.is().is_some_and(|given| given.value);
+    let dhcp = section.dhcp.is().map(|dhcp| &dhcp.value);
+    let dhcp_v4 = dhcp.is_some_and(|dhcp| asks(&dhcp.v4));
+    let dhcp_v6 = dhcp.is_some_and(|dhcp| asks(&dhcp.v6));
     let lease = lease::taken(reader, &section.dhcp, &mut seen.metrics);
     let mut addresses = Vec::new();
     for address in items(&section.addresses) {
@@ -239,10 +238,8 @@ fn link(
         }
     }
     let tried = matches!(section.dhcp, Given::Bad)
-        || section
-            .dhcp
-            .is()
-            .is_some_and(|dhcp| matches!(dhcp.value.v4, Given::Bad))
+        || dhcp
+            .is_some_and(|dhcp| matches!((&dhcp.v4, &dhcp.v6), (Given::Bad, _) | (_, Given::Bad)))
         || matches!(section.addresses, Given::Bad)
         || section
             .addresses
@@ -250,7 +247,7 @@ fn link(
             .is_some_and(|list| !reader.is_empty(list.at));
     // What others stand on, or may, needs none.
     let needless = made::is_made(section) || stack.carries(section);
-    if !dhcp_v4 && addresses.is_empty() && !tried && !needless {
+    if !dhcp_v4 && !dhcp_v6 && addresses.is_empty() && !tried && !needless {
         let hint = "add `dhcp: {v4: true}`, or `addresses`";
         reader.error(written.at, "the link would have no address", hint);
     }
@@ -263,11 +260,12 @@ fn link(
             Err(Wrong::new(message).hint("1500 is usual, 9000 where all of the network has it"))
         })
     });
-    let routes = routes(reader, section, &addresses, dhcp_v4, seen);
+    let routes = routes(reader, section, &addresses, (dhcp_v4, dhcp_v6), seen);
     Some(Link {
         select: select?,
         made: made?,
         dhcp_v4,
+        dhcp_v6,
         lease,
         addresses,
         mtu,
@@ -333,7 +331,7 @@ fn routes(
     reader: &mut Reader<'_>,
     section: &LinkSection,
     addresses: &[Cidr],
-    dhcp_v4: bool,
+    (dhcp_v4, dhcp_v6): (bool, bool),
     seen: &mut Seen,
 ) -> Vec<Route> {
     let written = items(&section.routes);
@@ -368,9 +366,10 @@ fn routes(
             continue;
         }
         let link_local = matches!(via, IpAddr::V6(v6) if v6.is_unicast_link_local());
-        let from_dhcp = dhcp_v4 && via.is_ipv4();
+        // A lease brings the network, or a router that is heard.
+        let leased = if via.is_ipv4() { dhcp_v4 } else { dhcp_v6 };
         if !link_local
-            && !from_dhcp
+            && !leased
             && addresses_are_sure
             && !near.iter().any(|near| near.contains(via))
         {

@@ -19,6 +19,7 @@
 //! ```
 
 use super::{
+    chance::Chance,
     lease::{Bound, Lease},
     message::{Kind, Reply, Request},
 };
@@ -151,7 +152,7 @@ impl Client {
             identity,
             state: State::Idle { held: None },
             last,
-            chance: Chance(seed),
+            chance: Chance::new(seed),
             refusals: 0,
         }
     }
@@ -508,7 +509,7 @@ impl Exchange {
 }
 
 /// 2, 4, 8, … 64 seconds. RFC 2131 begins with 4 for the networks of its day.
-fn backoff(tries: u32) -> Duration {
+pub(crate) fn backoff(tries: u32) -> Duration {
     Duration::from_secs(2 << tries.min(5))
 }
 
@@ -524,27 +525,6 @@ fn earliest(one: Instant, other: Option<Instant>) -> Option<Instant> {
 
 fn expired(held: &Bound, now: Instant) -> bool {
     held.expires().is_some_and(|expires| expires <= now)
-}
-
-/// Chance, as far as a client needs it: names for exchanges, and pauses that differ
-/// between machines that were switched on together (SplitMix64).
-#[derive(Clone, Debug)]
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// The time, give or take a second.
-    fn around(&mut self, time: Duration) -> Duration {
-        let millis = self.next() % 2001;
-        time + Duration::from_millis(millis) - Duration::from_secs(1)
-    }
 }
 
 #[cfg(test)]

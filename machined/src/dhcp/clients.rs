@@ -1,21 +1,23 @@
-//! One task for each link that asks for an address, and the table of what they got.
+//! One task for each link and family that asks for an address, and the table of what they
+//! got. What a task of IPv6 does is in `dhcp6`.
 //!
 //! The last address of each link is remembered by its hardware address in two places: in
 //! `/run`, so that a machined that is started again asks for the same one, and in STATE,
 //! so that a machine does.
 
 use super::{
+    chance::seed,
     client::{Client, Identity, Input, Loss, Output},
     lease::Bound,
     socket::{Raw, Unicast},
 };
-use crate::engine::Wake;
+use crate::{dhcp6, engine::Wake};
 use keelson_config::{LeaseUse, MacAddr};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -26,9 +28,9 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-/// Where the client of a link stands.
+/// Where the client of a link stands; its leases are DHCPv4's or DHCPv6's.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Status {
+pub(crate) enum Status<B = Bound> {
     /// It asks, and nobody has said no. What an earlier machined was lent may still hold.
     Asking,
     /// It has asked for a while and nobody answers; it goes on.
@@ -36,7 +38,7 @@ pub(crate) enum Status {
     /// It was lent an address.
     Bound {
         /// The lease.
-        bound: Bound,
+        bound: B,
         /// When it ends, by the clock, for a person.
         expires: Option<SystemTime>,
     },
@@ -44,9 +46,9 @@ pub(crate) enum Status {
     Lost(&'static str),
 }
 
-impl Status {
+impl<B> Status<B> {
     /// The lease, where there is one.
-    pub(crate) fn bound(&self) -> Option<&Bound> {
+    pub(crate) fn bound(&self) -> Option<&B> {
         match self {
             Status::Bound { bound, .. } => Some(bound),
             _ => None,
@@ -54,11 +56,28 @@ impl Status {
     }
 }
 
+/// Where the clients of DHCPv6 stand, by the link's number.
+pub(crate) type Leases6 = BTreeMap<u32, Status<dhcp6::Bound>>;
+
 /// What every client got, by the link's number. All may read it, the clients write it.
 #[derive(Clone, Debug)]
 pub(crate) struct Leases {
-    table: Arc<watch::Sender<BTreeMap<u32, Status>>>,
+    table: Arc<watch::Sender<Table>>,
     wake: Wake,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    v4: BTreeMap<u32, Status>,
+    v6: Leases6,
+}
+
+/// Changes a place in a table; whether it is another now.
+fn enter<S: PartialEq + Clone>(table: &mut BTreeMap<u32, S>, link: u32, status: Option<S>) -> bool {
+    match status {
+        Some(status) => table.insert(link, status.clone()).as_ref() != Some(&status),
+        None => table.remove(&link).is_some(),
+    }
 }
 
 impl Leases {
@@ -70,34 +89,66 @@ impl Leases {
         }
     }
 
-    /// The table as it is now.
+    /// The table of DHCPv4 as it is now.
     pub(crate) fn all(&self) -> BTreeMap<u32, Status> {
-        self.table.borrow().clone()
+        self.table.borrow().v4.clone()
+    }
+
+    /// The table of DHCPv6 as it is now.
+    pub(crate) fn all6(&self) -> Leases6 {
+        self.table.borrow().v6.clone()
     }
 
     /// Says where the client of a link stands; `None` is that there is none any more.
     pub(crate) fn set(&self, link: u32, status: Option<Status>) {
-        let changed = self.table.send_if_modified(|table| match status {
-            Some(status) => table.insert(link, status.clone()).as_ref() != Some(&status),
-            None => table.remove(&link).is_some(),
-        });
-        if changed {
+        self.change(|table| enter(&mut table.v4, link, status));
+    }
+
+    /// The same, of DHCPv6.
+    pub(crate) fn set6(&self, link: u32, status: Option<Status<dhcp6::Bound>>) {
+        self.change(|table| enter(&mut table.v6, link, status));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Table) -> bool) {
+        if self.table.send_if_modified(change) {
             self.wake.notify_one();
         }
     }
 }
 
+/// Which of the two protocols a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    /// DHCPv4.
+    V4,
+    /// DHCPv6.
+    V6,
+}
+
+/// What a client is told of its link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// It can be used: it has carrier and, for IPv6, a link-local address of its own.
+    pub up: bool,
+    /// Another machine has this address, which the client was lent.
+    pub duplicate: Option<Ipv6Addr>,
+}
+
 /// What a client is started with. A client whose settings change is started again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
+    /// What it speaks.
+    pub family: Family,
     /// The link's number.
     pub link: u32,
     /// Its name.
     pub name: String,
     /// Its hardware address.
     pub mac: MacAddr,
-    /// The name to tell the server; may be empty.
+    /// The name to tell the server; may be empty, and is for DHCPv6.
     pub hostname: String,
+    /// The number of the address that is asked for (IAID); 0 for DHCPv4.
+    pub association: u32,
     /// What is taken of the lease.
     pub lease: LeaseUse,
 }
@@ -107,13 +158,13 @@ pub(crate) struct Settings {
 pub(crate) struct Clients {
     leases: Leases,
     memory: Memory,
-    running: BTreeMap<u32, Running>,
+    running: BTreeMap<(u32, Family), Running>,
 }
 
 #[derive(Debug)]
 struct Running {
     settings: Settings,
-    carrier: watch::Sender<bool>,
+    told: watch::Sender<Told>,
     task: JoinHandle<()>,
 }
 
@@ -142,60 +193,86 @@ impl Clients {
     }
 
     /// Starts a client, in place of the one that the link has.
-    pub(crate) fn start(&mut self, settings: Settings, carrier: bool) {
-        self.running.remove(&settings.link);
-        let (sender, receiver) = watch::channel(carrier);
-        let task = Task {
-            settings: settings.clone(),
-            carrier: receiver,
-            leases: self.leases.clone(),
-            memory: self.memory.clone(),
-        };
+    pub(crate) fn start(&mut self, settings: Settings, told: Told) {
+        let Settings { link, family, .. } = settings;
+        self.running.remove(&(link, family));
+        let (sender, receiver) = watch::channel(told);
         // What it was lent stays until its server is heard; `set` tells where it stands.
-        if self
-            .leases
-            .all()
-            .get(&settings.link)
-            .is_none_or(|status| status.bound().is_none())
-        {
-            self.leases.set(settings.link, Some(Status::Asking));
-        }
-        let running = Running {
-            carrier: sender,
-            task: tokio::spawn(task.run()),
-            settings: settings.clone(),
+        let task = match family {
+            Family::V4 => {
+                let leases = self.leases.clone();
+                if unbound(leases.all().get(&link)) {
+                    leases.set(link, Some(Status::Asking));
+                }
+                let task = Task {
+                    settings: settings.clone(),
+                    told: receiver,
+                    leases,
+                    memory: self.memory.clone(),
+                };
+                tokio::spawn(task.run())
+            }
+            Family::V6 => {
+                let leases = self.leases.clone();
+                if unbound(leases.all6().get(&link)) {
+                    leases.set6(link, Some(Status::Asking));
+                }
+                tokio::spawn(dhcp6::run(settings.clone(), receiver, leases))
+            }
         };
-        self.running.insert(settings.link, running);
+        let running = Running {
+            told: sender,
+            task,
+            settings,
+        };
+        self.running.insert((link, family), running);
     }
 
-    /// Stops the client of a link. Its lease is not given back: it is not used any more.
-    pub(crate) fn stop(&mut self, link: u32) {
-        self.running.remove(&link);
-        self.leases.set(link, None);
+    /// Stops a client of a link. Its lease is not given back: it is not used any more.
+    pub(crate) fn stop(&mut self, link: u32, family: Family) {
+        self.running.remove(&(link, family));
+        self.forget(link, family);
+    }
+
+    fn forget(&self, link: u32, family: Family) {
+        match family {
+            Family::V4 => self.leases.set(link, None),
+            Family::V6 => self.leases.set6(link, None),
+        }
     }
 
     /// Forgets what a client said with its last breath, after it was stopped.
     pub(crate) fn tidy(&self) {
-        for link in self.leases.all().into_keys() {
-            if !self.running.contains_key(&link) {
-                self.leases.set(link, None);
+        let v4 = self.leases.all().into_keys().map(|link| (link, Family::V4));
+        let v6 = self
+            .leases
+            .all6()
+            .into_keys()
+            .map(|link| (link, Family::V6));
+        for (link, family) in v4.chain(v6) {
+            if !self.running.contains_key(&(link, family)) {
+                self.forget(link, family);
             }
         }
     }
 
-    /// Tells a client whether its link has carrier.
-    pub(crate) fn carrier(&self, link: u32, carrier: bool) {
-        if let Some(running) = self.running.get(&link) {
+    /// Tells a client how its link is.
+    pub(crate) fn tell(&self, link: u32, family: Family, told: Told) {
+        if let Some(running) = self.running.get(&(link, family)) {
             running
-                .carrier
-                .send_if_modified(|old| std::mem::replace(old, carrier) != carrier);
+                .told
+                .send_if_modified(|old| std::mem::replace(old, told) != told);
         }
     }
 }
 
+fn unbound<B>(status: Option<&Status<B>>) -> bool {
+    status.is_none_or(|status| status.bound().is_none())
+}
+
 struct Task {
     settings: Settings,
-    carrier: watch::Receiver<bool>,
+    told: watch::Receiver<Told>,
     leases: Leases,
     memory: Memory,
 }
@@ -239,7 +316,7 @@ impl Task {
         sockets: &mut Sockets,
         up: &mut bool,
     ) -> io::Result<()> {
-        let carrier = *self.carrier.borrow_and_update();
+        let carrier = self.told.borrow_and_update().up;
         if carrier != *up {
             *up = carrier;
             let input = if carrier {
@@ -257,7 +334,7 @@ impl Task {
         }
         let deadline = client.deadline();
         let message = tokio::select! {
-            changed = self.carrier.changed() => {
+            changed = self.told.changed() => {
                 if changed.is_err() {
                     // Nobody will ever say more: the client is being stopped.
                     std::future::pending::<()>().await;
@@ -349,22 +426,11 @@ async fn receive(raw: Option<&Raw>) -> io::Result<Vec<u8>> {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Waits for a client's deadline; `None` never comes.
+pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Differs between machines and lives. Where the kernel has no random bytes yet the
-/// clock must do: nothing secret hangs on it.
-fn seed() -> u64 {
-    let mut bytes = [0; 8];
-    match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK) {
-        Ok(_) => u64::from_ne_bytes(bytes),
-        Err(_) => SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |time| time.as_nanos() as u64),
     }
 }
 

@@ -231,7 +231,7 @@ fn within(address: Ipv4Addr, network: Ipv4Addr, length: u8) -> bool {
 }
 
 /// A domain in lower case, if every label of it is one.
-fn domain(text: &str) -> Option<String> {
+pub(crate) fn domain(text: &str) -> Option<String> {
     let text = text.trim_end_matches(['\0', '.']).to_ascii_lowercase();
     (text.len() <= 253 && text.split('.').all(is_label)).then_some(text)
 }

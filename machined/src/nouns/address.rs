@@ -6,22 +6,29 @@
 //! An address from a lease gets the lease's time in the kernel: should machined be gone,
 //! it goes when it must. While a client has not heard from a server yet, such an address
 //! of an earlier machined stays.
+//!
+//! Of IPv6 a lease has an address and no network: its prefix is 128, and the rest is the
+//! routers' to tell and the kernel's to hear. What the kernel makes of that, addresses and
+//! routes, has no mark and is nothing that this noun knows of.
+
+mod unique;
 
 use super::link::{self, Managed, Seen};
 use crate::{
-    dhcp::{Clients, Leases, Settings, Status},
-    netlink::{self, Mark, Netlink},
+    dhcp::{Clients, Family, Leases, Leases6, Settings, Status, Told},
+    netlink::{self, Mark, Netlink, Unique},
     noun::Noun,
     resource::{Phase, Resource},
 };
-use keelson_config::{Cidr, LeaseUse, Machine, Network};
+use keelson_config::{Cidr, LeaseUse, MacAddr, Machine, Network};
 use std::{
     collections::BTreeMap,
     fmt,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+use unique::Detection;
 
 /// What was observed.
 #[derive(Clone, Debug)]
@@ -34,15 +41,19 @@ pub(crate) struct Have {
     clients: Vec<Settings>,
     /// Where they stand.
     leases: BTreeMap<u32, Status>,
+    /// Where those of DHCPv6 stand.
+    leases6: Leases6,
+    /// The leased addresses that other machines have, by link.
+    duplicates: BTreeMap<u32, Ipv6Addr>,
 }
 
 /// One missing step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Ask for an address on a link; whether the link has carrier.
-    StartDhcp(Settings, bool),
+    /// Ask for an address on a link, which is like this.
+    StartDhcp(Settings, Told),
     /// Stop asking on a link: its number and name.
-    StopDhcp(u32, String),
+    StopDhcp(u32, Family, String),
     /// Remove an address from a link with this name.
     Remove(netlink::Address, String),
     /// Add an address to a link with this name, or give it another time or mark.
@@ -52,11 +63,28 @@ pub(crate) enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::StartDhcp(settings, _) => write!(f, "ask for an address on {}", settings.name),
-            Step::StopDhcp(_, name) => write!(f, "stop asking for an address on {name}"),
+            Step::StartDhcp(settings, _) => {
+                write!(
+                    f,
+                    "ask for an {} on {}",
+                    kind(settings.family),
+                    settings.name
+                )
+            }
+            Step::StopDhcp(_, family, name) => {
+                write!(f, "stop asking for an {} on {name}", kind(*family))
+            }
             Step::Remove(address, name) => write!(f, "remove {} from {name}", address.cidr),
             Step::Add(address, name) => write!(f, "set {} on {name}", address.cidr),
         }
+    }
+}
+
+/// What is asked for.
+fn kind(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "address",
+        Family::V6 => "IPv6 address",
     }
 }
 
@@ -64,11 +92,8 @@ impl fmt::Display for Step {
 const CLOSE: Duration = Duration::from_secs(5);
 
 /// The addresses that there shall be.
-fn wanted(
-    now: Instant,
-    managed: &[Managed<'_>],
-    leases: &BTreeMap<u32, Status>,
-) -> Vec<netlink::Address> {
+fn wanted(have: &Have, managed: &[Managed<'_>]) -> Vec<netlink::Address> {
+    let (now, leases) = (have.now, &have.leases);
     let mut all: Vec<netlink::Address> = Vec::new();
     for managed in managed {
         let link = managed.seen.link.index;
@@ -77,6 +102,8 @@ fn wanted(
                 link,
                 cidr,
                 lifetime: None,
+                preferred: None,
+                unique: Unique::Yes,
                 mark: Some(Mark::Config),
             });
         }
@@ -98,29 +125,103 @@ fn wanted(
                     link,
                     cidr,
                     lifetime,
+                    preferred: None,
+                    unique: Unique::Yes,
                     mark: Some(Mark::Lease),
                 });
             }
+        }
+        if let Some(leased) = leased6(have, managed)
+            && !all
+                .iter()
+                .any(|other| (other.link, other.cidr.addr) == (link, leased.cidr.addr))
+        {
+            all.push(leased);
         }
     }
     all
 }
 
-/// The client that a link shall have.
-fn client(managed: &Managed<'_>, hostname: &str) -> Option<Settings> {
+/// The address that a link has of DHCPv6, unless another machine has it.
+fn leased6(have: &Have, managed: &Managed<'_>) -> Option<netlink::Address> {
+    let link = managed.seen.link.index;
+    let status = have.leases6.get(&link).filter(|_| managed.want.dhcp_v6)?;
+    let bound = status.bound()?;
+    let address = bound.lease.address;
+    let lifetime = bound
+        .expires()
+        .map(|at| at.saturating_duration_since(have.now));
+    if lifetime == Some(Duration::ZERO) || have.duplicates.get(&link) == Some(&address) {
+        return None;
+    }
+    let preferred = bound.preferred(have.now);
+    Some(netlink::Address {
+        link,
+        cidr: Cidr {
+            addr: address.into(),
+            prefix: 128,
+        },
+        lifetime,
+        preferred: preferred.filter(|_| !is_close(preferred, lifetime)),
+        unique: Unique::Yes,
+        mark: Some(Mark::Lease),
+    })
+}
+
+/// The client of a family that a link shall have.
+fn client(managed: &Managed<'_>, family: Family, hostname: &str) -> Option<Settings> {
     let link = &managed.seen.link;
-    managed.want.dhcp_v4.then_some(())?;
+    let mac = link.mac?;
+    let (asks, hostname, association) = match family {
+        Family::V4 => (managed.want.dhcp_v4, hostname, 0),
+        Family::V6 => (managed.want.dhcp_v6, "", association(managed, mac)),
+    };
+    asks.then_some(())?;
     Some(Settings {
+        family,
         link: link.index,
         name: link.name.clone(),
-        mac: link.mac?,
+        mac,
         hostname: hostname.to_owned(),
+        association,
         lease: LeaseUse {
-            // Its routes are the noun route's.
+            // Its routes are the noun route's, and of IPv6 the kernel's.
             route_metric: None,
             ..managed.want.lease
         },
     })
+}
+
+/// The number of what a link asks for (IAID): the same whenever it asks, and another than
+/// those of links with the same hardware address. A VLAN has its parent's: what the machine
+/// makes is told apart by name (FNV-1a), which for a card may differ from boot to boot.
+fn association(managed: &Managed<'_>, MacAddr(mac): MacAddr) -> u32 {
+    if managed.want.made.is_none() {
+        return u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]]);
+    }
+    let name = managed.seen.link.name.bytes();
+    name.fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
+/// How a link is, for a client of it.
+fn told(have: &Have, link: &netlink::Link, family: Family) -> Told {
+    let local = || {
+        have.addresses.iter().any(|address| {
+            address.link == link.index
+                && address.unique == Unique::Yes
+                && matches!(address.cidr.addr, IpAddr::V6(v6) if v6.is_unicast_link_local())
+        })
+    };
+    Told {
+        up: link.carrier && (family == Family::V4 || local()),
+        duplicate: have
+            .duplicates
+            .get(&link.index)
+            .copied()
+            .filter(|_| family == Family::V6),
+    }
 }
 
 /// The missing steps. What is removed comes first: the kernel takes a network's other
@@ -133,30 +234,36 @@ pub(crate) fn plan(have: &Have, network: &Network, hostname: &str) -> Vec<Step> 
     };
     let clients: Vec<_> = managed
         .iter()
-        .filter_map(|m| Some((m, client(m, hostname)?)))
+        .flat_map(|m| [(m, Family::V4), (m, Family::V6)])
+        .filter_map(|(m, family)| Some((m, client(m, family, hostname)?)))
         .collect();
-    let wanted = wanted(have.now, &managed, &have.leases);
+    let asks = |link: u32, family: Family| {
+        clients
+            .iter()
+            .any(|(_, it)| (it.link, it.family) == (link, family))
+    };
+    let wanted = wanted(have, &managed);
     let mut steps = Vec::new();
     for running in &have.clients {
-        if !clients
-            .iter()
-            .any(|(_, settings)| settings.link == running.link)
-        {
-            steps.push(Step::StopDhcp(running.link, running.name.clone()));
+        let Settings { link, family, .. } = *running;
+        if !asks(link, family) {
+            steps.push(Step::StopDhcp(link, family, running.name.clone()));
         }
     }
     for (managed, settings) in &clients {
         if !have.clients.contains(settings) {
-            steps.push(Step::StartDhcp(settings.clone(), managed.seen.link.carrier));
+            let told = told(have, &managed.seen.link, settings.family);
+            steps.push(Step::StartDhcp(settings.clone(), told));
         }
     }
     let ours = |there: &&netlink::Address| matches!(there.mark, Some(Mark::Config | Mark::Lease));
     for there in have.addresses.iter().filter(ours) {
+        let link = there.link;
         let undecided = there.mark == Some(Mark::Lease)
-            && clients
-                .iter()
-                .any(|(_, settings)| settings.link == there.link)
-            && is_undecided(have.leases.get(&there.link));
+            && match there.cidr.addr {
+                IpAddr::V4(_) => asks(link, Family::V4) && is_undecided(have.leases.get(&link)),
+                IpAddr::V6(_) => asks(link, Family::V6) && is_undecided(have.leases6.get(&link)),
+            };
         let wanted = wanted
             .iter()
             .any(|wanted| (wanted.link, wanted.cidr) == (there.link, there.cidr));
@@ -173,7 +280,11 @@ pub(crate) fn plan(have: &Have, network: &Network, hostname: &str) -> Vec<Step> 
             None => false,
             // Somebody else's, and the same: it is there, and theirs.
             Some(there) if there.mark.is_none() => true,
-            Some(there) => there.mark == wanted.mark && is_close(there.lifetime, wanted.lifetime),
+            Some(there) => {
+                there.mark == wanted.mark
+                    && is_close(there.lifetime, wanted.lifetime)
+                    && is_close(there.preferred, wanted.preferred)
+            }
         };
         if !right {
             let name = name(wanted.link);
@@ -184,7 +295,7 @@ pub(crate) fn plan(have: &Have, network: &Network, hostname: &str) -> Vec<Step> 
 }
 
 /// Whether a client does not know yet if what it was lent before still holds.
-pub(crate) fn is_undecided(status: Option<&Status>) -> bool {
+pub(crate) fn is_undecided<B>(status: Option<&Status<B>>) -> bool {
     matches!(status, None | Some(Status::Asking | Status::Unanswered))
 }
 
@@ -201,6 +312,8 @@ fn is_close(one: Option<Duration>, other: Option<Duration>) -> bool {
 pub(crate) struct Addresses {
     leases: Leases,
     clients: Clients,
+    /// What was found out about the addresses of DHCPv6.
+    detection: Detection,
 }
 
 impl Addresses {
@@ -210,6 +323,7 @@ impl Addresses {
         Addresses {
             clients: Clients::new(leases.clone(), memory),
             leases,
+            detection: Detection::default(),
         }
     }
 }
@@ -228,16 +342,24 @@ impl Noun for Addresses {
         let netlink = Netlink::connect()?;
         let links = link::look(&netlink).await?;
         self.clients.tidy();
-        for seen in &links {
-            self.clients.carrier(seen.link.index, seen.link.carrier);
-        }
-        Ok(Have {
+        let addresses = netlink.addresses().await?;
+        let leases6 = self.leases.all6();
+        let have = Have {
             now: Instant::now(),
-            addresses: netlink.addresses().await?,
+            duplicates: self.detection.look(&links, &addresses, &leases6),
+            addresses,
             links,
             clients: self.clients.settings(),
             leases: self.leases.all(),
-        })
+            leases6,
+        };
+        for Seen { link, .. } in &have.links {
+            for family in [Family::V4, Family::V6] {
+                self.clients
+                    .tell(link.index, family, told(&have, link, family));
+            }
+        }
+        Ok(have)
     }
 
     fn plan(&self, have: &Have, want: &Machine) -> Vec<Step> {
@@ -246,8 +368,8 @@ impl Noun for Addresses {
 
     async fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
         match step {
-            Step::StartDhcp(settings, carrier) => self.clients.start(settings.clone(), *carrier),
-            Step::StopDhcp(link, _) => self.clients.stop(*link),
+            Step::StartDhcp(settings, told) => self.clients.start(settings.clone(), *told),
+            Step::StopDhcp(link, family, _) => self.clients.stop(*link, *family),
             Step::Remove(address, _) => {
                 Netlink::connect()?
                     .remove_address(address.link, address.cidr)
@@ -275,16 +397,19 @@ fn publish(have: &Have, network: &Network) -> Vec<Resource> {
         }
         let of_link = have.addresses.iter().filter(|a| a.link == seen.link.index);
         for address in of_link {
-            resources.push(shown(seen, address, have.leases.get(&seen.link.index)));
+            resources.push(shown(seen, address, have));
         }
         if let Some(managed) = managed.filter(|managed| managed.want.dhcp_v4) {
             resources.push(client_shown(managed, have));
+        }
+        if let Some(managed) = managed.filter(|managed| managed.want.dhcp_v6) {
+            resources.push(client6_shown(managed, have));
         }
     }
     resources
 }
 
-fn shown(seen: &Seen, address: &netlink::Address, status: Option<&Status>) -> Resource {
+fn shown(seen: &Seen, address: &netlink::Address, have: &Have) -> Resource {
     let source = match address.mark {
         Some(Mark::Config) => "config",
         Some(Mark::Lease) => "dhcp",
@@ -296,16 +421,26 @@ fn shown(seen: &Seen, address: &netlink::Address, status: Option<&Status>) -> Re
         .field("link", seen.link.name.as_str())
         .field("address", address.cidr.to_string())
         .field("source", source);
-    if let (
-        Some(Mark::Lease),
-        Some(Status::Bound {
-            expires: Some(expires),
-            bound,
-        }),
-    ) = (address.mark, status)
-        && address.cidr.addr == IpAddr::V4(bound.lease.address)
-    {
-        resource = resource.field("expires", seconds(*expires));
+    let link = seen.link.index;
+    let expires = match (
+        address.cidr.addr,
+        have.leases.get(&link),
+        have.leases6.get(&link),
+    ) {
+        (IpAddr::V4(v4), Some(Status::Bound { bound, expires }), _)
+            if v4 == bound.lease.address =>
+        {
+            *expires
+        }
+        (IpAddr::V6(v6), _, Some(Status::Bound { bound, expires }))
+            if v6 == bound.lease.address =>
+        {
+            *expires
+        }
+        _ => None,
+    };
+    if let Some(expires) = expires.filter(|_| address.mark == Some(Mark::Lease)) {
+        resource = resource.field("expires", seconds(expires));
     }
     resource
 }
@@ -340,6 +475,47 @@ fn client_shown(managed: &Managed<'_>, have: &Have) -> Resource {
     if let Some(bound) = have.leases.get(&link.index).and_then(Status::bound) {
         resource = resource.field("server", bound.lease.server.to_string());
         if let Some(lent) = bound.lease.duration {
+            resource = resource.field("leaseSeconds", lent.as_secs());
+        }
+    }
+    resource
+}
+
+/// The same, of its client of DHCPv6. A network without such a server holds nothing up, as
+/// long as the link, or another that nobody named either, has an address.
+fn client6_shown(managed: &Managed<'_>, have: &Have) -> Resource {
+    let link = &managed.seen.link;
+    let another = || {
+        let mut v4 = have.leases.iter();
+        let mut v6 = have.leases6.iter();
+        v4.any(|(other, status)| *other != link.index && status.bound().is_some())
+            || v6.any(|(other, status)| *other != link.index && status.bound().is_some())
+    };
+    let v4 = have.leases.get(&link.index).and_then(Status::bound);
+    let optional = !managed.want.addresses.is_empty()
+        || (managed.want.dhcp_v4 && v4.is_some())
+        || (!managed.named() && another());
+    let lenient = |phase| if optional { Phase::Ready } else { phase };
+    let status = have.leases6.get(&link.index);
+    let bound = status.and_then(Status::bound);
+    let (phase, message) = match status {
+        _ if !link.carrier && !managed.named() => (Phase::Ready, "no carrier"),
+        _ if !link.carrier => (Phase::Pending, "no carrier: is a cable in?"),
+        Some(Status::Bound { .. }) => (Phase::Ready, ""),
+        _ if !told(have, link, Family::V6).up => {
+            let message = "the link has no link-local address that it can be asked from";
+            (lenient(Phase::Pending), message)
+        }
+        None | Some(Status::Asking) => (lenient(Phase::Pending), "waiting for a DHCPv6 server"),
+        Some(Status::Unanswered) => (lenient(Phase::Failed), "no DHCPv6 server answers"),
+        Some(Status::Lost(reason)) => (lenient(Phase::Failed), *reason),
+    };
+    let mut resource = Resource::new(Addresses::KIND, format!("{}/dhcpv6", link.name), phase)
+        .message(message)
+        .field("link", link.name.as_str());
+    if let Some(bound) = bound {
+        resource = resource.field("server", bound.lease.from.to_string());
+        if let Some(lent) = bound.lease.valid {
             resource = resource.field("leaseSeconds", lent.as_secs());
         }
     }

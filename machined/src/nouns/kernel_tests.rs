@@ -2,6 +2,9 @@
 //! test's own, a cable between them, a small DHCP server at the far end. Needs root;
 //! says so where it is not.
 
+#[path = "kernel6_tests.rs"]
+mod six;
+
 use super::*;
 use crate::netlink::Kind;
 use crate::{
@@ -127,6 +130,8 @@ fn serve(orders: &Receiver<Order>, done: &Sender<()>, rules: &Mutex<Rules>) {
             link: far,
             cidr,
             lifetime: None,
+            preferred: None,
+            unique: netlink::Unique::Yes,
             mark: None,
         };
         netlink.add_address(&address).await.unwrap();
@@ -400,6 +405,8 @@ async fn run() {
         link: near,
         cidr,
         lifetime: None,
+        preferred: None,
+        unique: netlink::Unique::Yes,
         mark: None,
     };
     netlink.add_address(&foreign).await.unwrap();

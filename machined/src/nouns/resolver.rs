@@ -7,7 +7,7 @@ use super::{
     file::{self, RenderedFile},
 };
 use crate::{
-    dhcp::{Leases, Status},
+    dhcp::{Leases, Leases6, Status},
     noun::Noun,
     resource::{Phase, Resource},
 };
@@ -46,6 +46,7 @@ pub(crate) struct Have {
     /// The file, where there is one.
     text: Option<String>,
     leases: BTreeMap<u32, Status>,
+    leases6: Leases6,
 }
 
 /// The one step.
@@ -61,28 +62,47 @@ impl fmt::Display for Step {
     }
 }
 
-/// Which name servers there shall be. Leases count in the order of their links.
-fn wanted(network: &Network, leases: &BTreeMap<u32, Status>) -> Resolvers {
-    let bound = || leases.values().filter_map(Status::bound);
+/// Which name servers there shall be. Leases count in the order of their links, and of one
+/// link that of DHCPv4 first.
+fn wanted(network: &Network, have: &Have) -> Resolvers {
+    let (v4, v6) = (&have.leases, &have.leases6);
+    let mut leased: Vec<(u32, Vec<IpAddr>, Vec<String>)> = Vec::new();
+    for (link, bound) in v4
+        .iter()
+        .filter_map(|(link, it)| Some((*link, it.bound()?)))
+    {
+        let dns = bound.lease.dns.iter().map(|&it| it.into()).collect();
+        leased.push((link, dns, bound.lease.domain.iter().cloned().collect()));
+    }
+    for (link, bound) in v6
+        .iter()
+        .filter_map(|(link, it)| Some((*link, it.bound()?)))
+    {
+        let dns = bound.lease.dns.iter().map(|&it| it.into()).collect();
+        leased.push((link, dns, bound.lease.search.clone()));
+    }
+    leased.sort_by_key(|(link, ..)| *link);
     let mut search = network.search_domains.clone();
     if search.is_empty() {
-        for domain in bound().filter_map(|bound| bound.lease.domain.clone()) {
-            if !search.contains(&domain) {
-                search.push(domain);
+        for domain in leased.iter().flat_map(|(.., domains)| domains) {
+            if !search.contains(domain) {
+                search.push(domain.clone());
             }
         }
     }
     let mut servers = network.nameservers.clone();
     let mut source = Source::Config;
     if servers.is_empty() {
-        for &server in bound().flat_map(|bound| &bound.lease.dns) {
-            if !servers.contains(&server.into()) {
-                servers.push(server.into());
+        for &server in leased.iter().flat_map(|(_, servers, _)| servers) {
+            if !servers.contains(&server) {
+                servers.push(server);
             }
         }
         source = match servers.is_empty() {
             false => Source::Dhcp,
-            true if leases.values().any(|status| is_undecided(Some(status))) => Source::Undecided,
+            true if v4.values().any(|status| is_undecided(Some(status))) => Source::Undecided,
+            // A network without a DHCPv6 server holds nothing up.
+            true if v6.values().any(|status| *status == Status::Asking) => Source::Undecided,
             true => Source::Nowhere,
         };
     }
@@ -108,7 +128,7 @@ fn render(resolvers: &Resolvers) -> String {
 
 /// The missing steps.
 fn plan(have: &Have, network: &Network) -> Vec<Step> {
-    let resolvers = wanted(network, &have.leases);
+    let resolvers = wanted(network, have);
     let text = render(&resolvers);
     match &have.text {
         Some(there) if *there == text => Vec::new(),
@@ -152,6 +172,7 @@ impl Noun for Resolver {
         Ok(Have {
             text,
             leases: self.leases.all(),
+            leases6: self.leases.all6(),
         })
     }
 
@@ -171,7 +192,7 @@ impl Noun for Resolver {
 }
 
 fn publish(have: &Have, network: &Network) -> Resource {
-    let resolvers = wanted(network, &have.leases);
+    let resolvers = wanted(network, have);
     let (phase, source, message) = match resolvers.source {
         Source::Config => (Phase::Ready, "config", ""),
         Source::Dhcp => (Phase::Ready, "dhcp", ""),
@@ -195,6 +216,7 @@ mod tests {
     use super::*;
     use crate::{
         dhcp::tests::bound,
+        dhcp6,
         nouns::link::tests::{named, network},
     };
     use std::net::Ipv4Addr;
@@ -203,6 +225,7 @@ mod tests {
         Have {
             text: text.map(Into::into),
             leases: (2..).zip(leases).collect(),
+            leases6: Leases6::new(),
         }
     }
 
@@ -258,6 +281,28 @@ mod tests {
         let lease = bound(|lease| lease.domain = Some("example.com".into()));
         let text = written(&have(None, vec![lease]), &network).unwrap();
         assert!(text.contains("\nsearch a.example example\n"), "{text}");
+    }
+
+    /// Shows: network.links.dhcp.v6
+    #[test]
+    fn leases_of_dhcpv6_count_behind_those_of_the_link() {
+        let mut both = have(None, vec![bound(|_| ())]);
+        both.leases6.insert(2, dhcp6::tests::bound(|_| ()));
+        let text = written(&both, &want(&[])).unwrap();
+        assert_eq!(
+            text,
+            "# Rendered by machined from the machine config.\nnameserver 10.0.2.3\n\
+             nameserver 2001:db8::53\nsearch example.org\noptions timeout:2 attempts:3\n"
+        );
+        // Where there is no such server, nothing waits for one.
+        let mut none = have(Some("x"), vec![bound(|lease| lease.dns.clear())]);
+        for (status, phase) in [
+            (Status::Asking, Phase::Pending),
+            (Status::Unanswered, Phase::Ready),
+        ] {
+            none.leases6.insert(2, status);
+            assert_eq!(publish(&none, &want(&[])).phase, phase);
+        }
     }
 
     #[test]

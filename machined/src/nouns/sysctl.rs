@@ -3,11 +3,14 @@
 //! more goes back to the value that it had before it was first changed.
 
 mod defaults;
+mod router;
 
 use crate::{
+    netlink::Netlink,
     noun::Noun,
     nouns::{
         file::{RenderedFile, ensure},
+        link,
         module::Loading,
     },
     resource::{Phase, Resource},
@@ -65,6 +68,8 @@ pub(crate) struct Have {
     originals: BTreeMap<String, String>,
     /// Whether modules are being loaded, which may bring what is missing.
     loading: bool,
+    /// What links want that hear routers.
+    routers: BTreeMap<String, Wanted>,
 }
 
 /// One missing step.
@@ -95,8 +100,13 @@ impl fmt::Display for Step {
     }
 }
 
-/// What is wanted in all, on a machine with so much memory: the config wins.
-fn wanted(machine: &Machine, memory_kib: Option<u64>) -> BTreeMap<String, Wanted> {
+/// What is wanted in all, on a machine with so much memory and these links that hear
+/// routers: the config wins.
+fn wanted(
+    machine: &Machine,
+    memory_kib: Option<u64>,
+    routers: &BTreeMap<String, Wanted>,
+) -> BTreeMap<String, Wanted> {
     let pods = machine.role != Role::None;
     let swap = machine.swap.is_some();
     let mut wanted: BTreeMap<String, Wanted> = DEFAULTS
@@ -126,6 +136,7 @@ fn wanted(machine: &Machine, memory_kib: Option<u64>) -> BTreeMap<String, Wanted
         };
         wanted.insert(defaults::RESERVE.to_owned(), reserve);
     }
+    wanted.extend(routers.clone());
     for (key, value) in &machine.sysctls {
         let value = normalise(value);
         wanted.insert(
@@ -284,7 +295,12 @@ impl Noun for Sysctls {
     async fn observe(&mut self, want: &Machine) -> anyhow::Result<Have> {
         // Before the parameters: what is loaded by then has brought its own.
         let loading = !self.loading.borrow().is_empty();
-        let values = wanted(want, self.memory_kib)
+        let mut routers = BTreeMap::new();
+        if want.network.links.iter().any(|link| link.dhcp_v6) {
+            let links = link::look(&Netlink::connect()?).await?;
+            routers = router::wanted(&links, &want.network);
+        }
+        let values = wanted(want, self.memory_kib, &routers)
             .into_keys()
             .map(|key| (key.clone(), self.read(&key)))
             .collect();
@@ -292,11 +308,12 @@ impl Noun for Sysctls {
             values,
             originals: self.originals.clone(),
             loading,
+            routers,
         })
     }
 
     fn plan(&self, have: &Have, want: &Machine) -> Vec<Step> {
-        plan(have, &wanted(want, self.memory_kib))
+        plan(have, &wanted(want, self.memory_kib, &have.routers))
     }
 
     async fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
@@ -317,7 +334,7 @@ impl Noun for Sysctls {
     }
 
     fn publish(&self, have: &Have, want: &Machine) -> Vec<Resource> {
-        wanted(want, self.memory_kib)
+        wanted(want, self.memory_kib, &have.routers)
             .into_iter()
             .map(|(key, wanted)| {
                 let value = have.values.get(&key);
@@ -363,6 +380,16 @@ impl Noun for Sysctls {
                 }
             })
             .collect()
+    }
+}
+
+/// Sets what links want that hear routers, and nothing else.
+#[cfg(test)]
+pub(crate) async fn hear_routers(want: &Machine) {
+    let links = link::look(&Netlink::connect().unwrap()).await.unwrap();
+    let sysctls = Sysctls::below(Path::new("/proc/sys"), Path::new("/not/there"));
+    for (key, wanted) in router::wanted(&links, &want.network) {
+        sysctls.write(&key, &wanted.value).unwrap();
     }
 }
 

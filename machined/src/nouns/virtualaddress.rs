@@ -8,7 +8,7 @@
 use super::link::{self, Managed};
 use crate::{
     cluster::share::{Holder, Shared},
-    netlink::{self, Mark, Netlink},
+    netlink::{self, Mark, Netlink, Unique},
     noun::Noun,
     resource::{Phase, Resource},
 };
@@ -71,6 +71,8 @@ fn wanted(address: IpAddr, link: u32) -> netlink::Address {
             prefix: if address.is_ipv4() { 32 } else { 128 },
         },
         lifetime: None,
+        preferred: None,
+        unique: Unique::Yes,
         mark: Some(Mark::Shared),
     }
 }

@@ -379,9 +379,14 @@ fn entry_fits(reader: &mut Reader<'_>, below: &Below<'_>, stack: &Stack<'_>) {
         return;
     }
     let upper = below.upper;
-    let asks = section.dhcp.is().and_then(|dhcp| dhcp.value.v4.is());
+    let dhcp = section.dhcp.is().map(|dhcp| &dhcp.value);
+    let asks = |given: Option<&Given<bool>>| {
+        let given = given.and_then(Given::is);
+        given.filter(|given| given.value).map(|given| given.at)
+    };
     let own = [
-        ("DHCP", asks.filter(|v4| v4.value).map(|v4| v4.at)),
+        ("DHCP", asks(dhcp.map(|dhcp| &dhcp.v4))),
+        ("DHCP", asks(dhcp.map(|dhcp| &dhcp.v6))),
         ("addresses", some(reader, &section.addresses)),
         ("routes", some(reader, &section.routes)),
         (

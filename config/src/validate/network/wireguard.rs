@@ -30,11 +30,12 @@ pub(super) fn made(reader: &mut Reader<'_>, link: &LinkSection) -> Option<Made> 
         .iter()
         .filter_map(|peer| self::peer(reader, peer, &mut known, &mut networks))
         .collect();
-    if let Some(v4) = link.dhcp.is().and_then(|dhcp| dhcp.value.v4.is())
-        && v4.value
-    {
-        let message = "a WireGuard link has no DHCP: it carries IP alone";
-        reader.key_error(v4.at, message, "give it `addresses`");
+    let dhcp = link.dhcp.is().map(|dhcp| [&dhcp.value.v4, &dhcp.value.v6]);
+    for asks in dhcp.into_iter().flatten().filter_map(Given::is) {
+        if asks.value {
+            let message = "a WireGuard link has no DHCP: it carries IP alone";
+            reader.key_error(asks.at, message, "give it `addresses`");
+        }
     }
     Some(Made::Wireguard(Wireguard {
         private_key: private_key?,

@@ -234,7 +234,9 @@ fn the_kernels_reserve_is_bounded_by_the_memory() {
         assert_eq!(defaults::reserve(memory), reserve, "{memory}");
     }
     let mut machine = Machine::maintenance();
-    let of = |machine: &Machine| wanted(machine, Some(1024 * MIB))["vm.min_free_kbytes"].clone();
+    let of = |machine: &Machine| {
+        wanted(machine, Some(1024 * MIB), &BTreeMap::new())["vm.min_free_kbytes"].clone()
+    };
     assert_eq!(
         (of(&machine).value.as_str(), of(&machine).how),
         ("4096", How::AtMost)
@@ -246,12 +248,12 @@ fn the_kernels_reserve_is_bounded_by_the_memory() {
 #[test]
 fn pods_need_more_than_an_empty_machine() {
     let mut machine = Machine::maintenance();
-    assert!(!wanted(&machine, None).contains_key("net.ipv4.ip_forward"));
+    assert!(!wanted(&machine, None, &BTreeMap::new()).contains_key("net.ipv4.ip_forward"));
     machine.role = Role::Agent;
-    assert!(wanted(&machine, None).contains_key("net.ipv4.ip_forward"));
+    assert!(wanted(&machine, None, &BTreeMap::new()).contains_key("net.ipv4.ip_forward"));
     machine.sysctls = [("net.ipv4.ip_forward".parse().unwrap(), "0".to_owned())].into();
     assert_eq!(
-        wanted(&machine, None)["net.ipv4.ip_forward"],
+        wanted(&machine, None, &BTreeMap::new())["net.ipv4.ip_forward"],
         want("0", How::Exactly)
     );
 }
@@ -261,17 +263,24 @@ fn pods_need_more_than_an_empty_machine() {
 fn swap_in_memory_is_used_before_files_are_dropped() {
     let mut machine = Machine::maintenance();
     let key = "vm.swappiness";
-    assert!(!wanted(&machine, None).contains_key(key));
+    assert!(!wanted(&machine, None, &BTreeMap::new()).contains_key(key));
     machine.swap = Some(keelson_config::Swap {
         size: keelson_config::SwapSize::Percent(25),
         algorithm: keelson_config::ZramAlgorithm::Zstd,
         pods: false,
     });
-    assert_eq!(wanted(&machine, None)[key].value, "100");
-    assert_eq!(wanted(&machine, None)["vm.page-cluster"].value, "0");
+    assert_eq!(wanted(&machine, None, &BTreeMap::new())[key].value, "100");
+    assert_eq!(
+        wanted(&machine, None, &BTreeMap::new())["vm.page-cluster"].value,
+        "0"
+    );
     let other = key.parse::<SysctlKey>().unwrap();
     machine.sysctls.insert(other, "60".to_owned());
-    assert_eq!(wanted(&machine, None)[key].value, "60", "the config wins");
+    assert_eq!(
+        wanted(&machine, None, &BTreeMap::new())[key].value,
+        "60",
+        "the config wins"
+    );
     // Without swap they go back to what they were.
     machine = Machine::maintenance();
     let have = Have {
@@ -282,5 +291,5 @@ fn swap_in_memory_is_used_before_files_are_dropped() {
         key: key.to_owned(),
         value: "60".to_owned(),
     };
-    assert!(plan(&have, &wanted(&machine, None)).contains(&back));
+    assert!(plan(&have, &wanted(&machine, None, &BTreeMap::new())).contains(&back));
 }

@@ -24,6 +24,8 @@ fn on(link: u32, text: &str, mark: Option<Mark>) -> netlink::Address {
             prefix: prefix.parse().unwrap(),
         },
         lifetime: None,
+        preferred: None,
+        unique: netlink::Unique::Yes,
         mark,
     }
 }
