@@ -9,6 +9,7 @@
 //! its address again.
 
 mod client;
+mod exchange;
 mod lease;
 mod message;
 mod socket;

@@ -20,6 +20,7 @@
 //! Everything is sent to all servers, as RFC 8415 has it unless a server wishes otherwise.
 
 use super::{
+    exchange::{CONFIRM, DECLINE, Exchange, Pauses, REBIND, RENEW, REQUEST, SOLICIT},
     lease::{Bound, Lease, Refusal},
     message::{self, Association, Kind, Lent, Message, status},
 };
@@ -128,53 +129,13 @@ struct Offer {
     preference: u8,
 }
 
-/// A question, until it is answered.
-#[derive(Clone, Debug)]
-struct Exchange {
-    transaction: u32,
-    began: Instant,
-    /// When it was asked last.
-    sent: Instant,
-    /// How often it was asked.
-    tries: u32,
-    /// The pause after the last time (RT).
-    pause: Duration,
-    /// When to ask again.
-    again: Instant,
-}
-
-/// How a question is asked again (RFC 8415, section 7.6).
-#[derive(Clone, Copy, Debug)]
-struct Pauses {
-    /// The first pause (IRT).
-    first: Duration,
-    /// The longest (MRT).
-    longest: Duration,
-}
-
-const fn pauses(first: u64, longest: u64) -> Pauses {
-    Pauses {
-        first: Duration::from_secs(first),
-        longest: Duration::from_secs(longest),
-    }
-}
-
 /// SOL_MAX_DELAY and CNF_MAX_DELAY: machines that were switched on together do not ask
 /// together.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
-const SOLICIT: Pauses = pauses(1, 3600);
-const REQUEST: Pauses = pauses(1, 30);
-const CONFIRM: Pauses = pauses(1, 4);
-const RENEW: Pauses = pauses(10, 600);
-const REBIND: Pauses = pauses(10, 600);
-/// Declining has no longest pause; it ends before.
-const DECLINE: Pauses = pauses(1, 3600);
 /// REQ_MAX_RC.
 const REQUESTS: u32 = 10;
 /// DEC_MAX_RC.
 const DECLINES: u32 = 4;
-/// CNF_MAX_RD.
-const CONFIRM_FOR: Duration = Duration::from_secs(10);
 /// What a server may set the longest pause between two Solicits to, in seconds.
 const SOLICIT_LONGEST: std::ops::RangeInclusive<u32> = 60..=86400;
 /// Unanswered Solicits before the world is told.
@@ -299,10 +260,7 @@ impl Client {
                 let pauses = Pauses { longest, ..SOLICIT };
                 let mut exchange = self.ask(exchange, now, pauses);
                 if exchange.tries == 1 {
-                    // Longer than a second, not shorter: the offers of all are awaited.
-                    let more = exchange.pause.abs_diff(SOLICIT.first);
-                    exchange.pause = SOLICIT.first + more.max(Duration::from_millis(1));
-                    exchange.again = now + exchange.pause;
+                    exchange.wait_for_all();
                 }
                 State::Soliciting {
                     exchange,
@@ -507,6 +465,7 @@ impl Client {
             _ => None,
         };
         let address = held.map(|held| held.lease.address).or(self.last);
+        let renewed = matches!(self.state, State::Renewing { .. } | State::Rebinding { .. });
         let id = self.identity.association;
         match (
             Lease::read(message, id, from, address),
@@ -519,7 +478,10 @@ impl Client {
                     return;
                 }
                 self.last = Some(held.lease.address);
-                self.refusals = 0;
+                // Not by the first: another machine may be found to have that address.
+                if renewed {
+                    self.refusals = 0;
+                }
                 outputs.push(Output::Bound(held.clone()));
                 self.state = State::Bound { held };
             }
@@ -574,43 +536,12 @@ impl Client {
         }
     }
 
-    /// A question that is asked at this time for the first time, by the tick that finds
-    /// that it has come.
     fn exchange(&mut self, at: Instant) -> Exchange {
-        Exchange {
-            transaction: self.chance.next() as u32 & 0xff_ffff,
-            began: at,
-            sent: at,
-            tries: 0,
-            pause: Duration::ZERO,
-            again: at,
-        }
+        Exchange::at(at, &mut self.chance)
     }
 
-    /// Asks once more (RFC 8415, section 15): the pauses double, up to the longest, and
-    /// each is longer or shorter by up to a tenth.
     fn ask(&mut self, exchange: Exchange, now: Instant, pauses: Pauses) -> Exchange {
-        let Pauses { first, longest } = pauses;
-        let began = match exchange.tries {
-            0 => now,
-            _ => exchange.began,
-        };
-        let pause = match exchange.tries {
-            0 => self.chance.tenth(first),
-            _ => exchange.pause + self.chance.tenth(exchange.pause),
-        };
-        let pause = match pause > longest {
-            true => self.chance.tenth(longest),
-            false => pause,
-        };
-        Exchange {
-            began,
-            sent: now,
-            tries: exchange.tries.saturating_add(1),
-            pause,
-            again: now + pause,
-            ..exchange
-        }
+        exchange.ask(now, pauses, &mut self.chance)
     }
 
     /// Sends what the state has just asked.
@@ -675,16 +606,6 @@ impl Client {
             ..Message::default()
         };
         outputs.push(Output::Send(message.encode()));
-    }
-}
-
-impl Exchange {
-    /// How long it is asked whether an address belongs here.
-    fn until(&self) -> Instant {
-        match self.tries {
-            0 => self.again,
-            _ => self.began + CONFIRM_FOR,
-        }
     }
 }
 

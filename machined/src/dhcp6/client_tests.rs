@@ -485,6 +485,29 @@ fn an_address_that_another_machine_has_is_declined() {
 }
 
 #[test]
+fn a_server_that_lends_what_others_have_is_asked_ever_less_often() {
+    let (mut client, start) = (client(), Instant::now());
+    let mut now = start;
+    let mut message = begin(&mut client, &mut now);
+    let mut declined = 0;
+    while now < start + seconds(3600) {
+        message = match message.kind {
+            Kind::Solicit => {
+                let reply = answer(&message, Kind::Reply, |m| m.rapid = true);
+                hear(&mut client, now, &reply);
+                declined += 1;
+                sent(&client.handle(now, Input::Duplicate(ADDRESS)))
+            }
+            _ => {
+                hear(&mut client, now, &answer(&message, Kind::Reply, |_| ()));
+                sent(&wait(&mut client, &mut now))
+            }
+        };
+    }
+    assert!(declined < 70, "{declined} in an hour");
+}
+
+#[test]
 fn an_endless_lease_is_never_renewed() {
     let (mut client, mut now) = (client(), Instant::now());
     let solicit = begin(&mut client, &mut now);

@@ -5,6 +5,7 @@ use crate::{
     dhcp::tests::bound,
     dhcp6,
     nouns::link::tests::{machine, named, network},
+    resource::Phase,
 };
 use keelson_config::{self as config, LeaseUse, LinkSelector, MacAddr};
 use proptest::prelude::*;
