@@ -8,6 +8,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use uuid::Uuid;
 
+mod free;
+
+pub use free::{Extent, Mbr, bounds, is_begun, mbr};
+
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 const REVISION: u32 = 0x0001_0000;
 const HEADER_BYTES: usize = 92;

@@ -1,4 +1,4 @@
-//! Growing what is in use: tells the kernel that a partition of a disk in use has a
+//! Partitions of disks in use: tells the kernel that there is one more, or that one has a
 //! new length, and lets a mounted ext4 fill its device. Writing the partition table
 //! and deciding that something should grow are not done here.
 
@@ -10,6 +10,8 @@ use std::{
 
 /// `BLKPG` of linux/fs.h, `_IO(0x12, 105)`.
 const BLKPG: libc::Ioctl = 0x1269;
+/// `BLKPG_ADD_PARTITION` of linux/blkpg.h.
+const BLKPG_ADD_PARTITION: c_int = 1;
 /// `BLKPG_RESIZE_PARTITION` of linux/blkpg.h.
 const BLKPG_RESIZE_PARTITION: c_int = 3;
 /// `EXT4_IOC_RESIZE_FS` of the kernel's ext4.h, `_IOW('f', 16, __u64)`.
@@ -37,6 +39,17 @@ struct BlkpgPartition {
 /// Tells the kernel the new length of partition `number`; the partition may be
 /// mounted. `start` and `length` are bytes; `start` must be what the kernel has.
 pub fn resize_partition(disk: impl AsFd, number: u32, start: u64, length: u64) -> io::Result<()> {
+    blkpg(disk, BLKPG_RESIZE_PARTITION, number, start, length)
+}
+
+/// Tells the kernel of a partition that it does not know yet; others of the disk may be
+/// mounted. `start` and `length` are bytes. One that is there already, or overlaps another, is
+/// an error, `EBUSY`.
+pub fn add_partition(disk: impl AsFd, number: u32, start: u64, length: u64) -> io::Result<()> {
+    blkpg(disk, BLKPG_ADD_PARTITION, number, start, length)
+}
+
+fn blkpg(disk: impl AsFd, op: c_int, number: u32, start: u64, length: u64) -> io::Result<()> {
     let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
     let mut partition = BlkpgPartition {
         start: start.try_into().map_err(invalid)?,
@@ -46,7 +59,7 @@ pub fn resize_partition(disk: impl AsFd, number: u32, start: u64, length: u64) -
         volume_name: [0; 64],
     };
     let mut argument = BlkpgArgument {
-        op: BLKPG_RESIZE_PARTITION,
+        op,
         flags: 0,
         data_length: size_of::<BlkpgPartition>() as c_int,
         data: (&raw mut partition).cast(),
@@ -89,6 +102,8 @@ mod tests {
     fn what_is_not_a_disk_is_refused() {
         let file = std::fs::File::open("/proc/self/stat").unwrap();
         let error = resize_partition(&file, 1, 1 << 20, 1 << 20).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
+        let error = add_partition(&file, 1, 1 << 20, 1 << 20).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
         let error = resize_ext4(&file, 4096).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
