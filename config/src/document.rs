@@ -520,6 +520,52 @@ object! {
     StorageSection {
         /// Swap. Default: none.
         swap: SwapSection = "swap", example("{zram: {size: 25%}}");
+        /// Volumes for workloads beside `/var`, each a partition of another disk. Default: none.
+        volumes: List<VolumeSection> = "volumes";
+    }
+}
+
+object! {
+    /// A file system for workloads, ext4, at `/var/mnt/` and its name. Its partition is made where there is none of its name, on a disk that is empty or has a GPT and room. What is there is never deleted: neither when the volume is removed here, nor to make room for it.
+    VolumeSection by "name" {
+        /// What it is called: at most 16 small letters, digits and hyphens. Its partition is `KEELSON-` and this name.
+        name: String = "name", required, example("longhorn");
+        /// The disk that it is on. Exactly one must match, and never the one that holds the system.
+        disk: DiskSection = "disk", required, example("{transport: nvme, size: \">= 100Gi\"}");
+        /// How large its partition is made. One that is there keeps its size. Default: all that is free in one piece.
+        size: String = "size", example("100Gi");
+    }
+}
+
+object! {
+    /// What a disk is told from others by, as `osctl get disks` shows it: all that is given must be so. In texts, `*` stands for any letters, or none.
+    DiskSection {
+        /// What its maker calls it.
+        model: String = "model", example("Samsung SSD 980 *");
+        /// Its serial number.
+        serial: String = "serial", example("S64DNL0T712345");
+        /// Its World Wide Identifier.
+        wwid: String = "wwid", example("eui.0025385c21b12345");
+        /// How it is connected.
+        transport: TransportWord = "transport", example("nvme");
+        /// How large it is: at least (`>=`) or at most (`<=`) so much.
+        size: String = "size", example("\">= 100Gi\"");
+    }
+}
+
+choice! {
+    /// How a disk is connected.
+    TransportWord {
+        "nvme" => Nvme,
+        "sata" => Sata,
+        "sas" => Sas,
+        "scsi" => Scsi,
+        "usb" => Usb,
+        "mmc" => Mmc,
+        "virtio" => Virtio,
+        "xen" => Xen,
+        "hyperv" => Hyperv,
+        "iscsi" => Iscsi,
     }
 }
 
@@ -679,6 +725,21 @@ pub(crate) const NOT_THERE: &[(&str, &str)] = &[
     (
         "machine.watchdog.enabled",
         "it cannot be switched off: it is what brings a machine back that hangs",
+    ),
+    ("storage.volumes[].disk.bus", "set transport"),
+    ("storage.volumes[].filesystem", "every volume is ext4"),
+    ("storage.volumes[].format", "every volume is ext4"),
+    (
+        "storage.volumes[].mountPoint",
+        "it is at /var/mnt/ and its name",
+    ),
+    (
+        "storage.volumes[].wipe",
+        "nothing is deleted from a disk: empty it elsewhere",
+    ),
+    (
+        "storage.volumes[].disk.path",
+        "the kernel may call a disk otherwise after the next boot: use what `osctl get disks` shows of it, such as its serial",
     ),
     ("storage.swap.file", SWAP_ON_DISK),
     ("storage.swap.partition", SWAP_ON_DISK),

@@ -6,9 +6,11 @@ use zeroize::Zeroizing;
 
 mod network;
 mod swap;
+mod volume;
 
 pub use network::*;
 pub use swap::*;
+pub use volume::*;
 
 /// One machine, as wanted.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +46,8 @@ pub struct Machine {
     pub network: Network,
     /// Swap; `None` for none.
     pub swap: Option<Swap>,
+    /// Volumes for workloads, in the order of the config.
+    pub volumes: Vec<Volume>,
     /// What runs on the machine; `None` where the role is [`Role::None`].
     pub orchestrator: Option<Orchestrator>,
 }
@@ -294,6 +298,7 @@ impl Machine {
                 ..Network::default()
             },
             swap: None,
+            volumes: Vec::new(),
             orchestrator: None,
         }
     }

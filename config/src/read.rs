@@ -268,7 +268,7 @@ impl<'t> Reader<'t> {
         let path = self.path(at);
         let not_there = crate::document::NOT_THERE
             .iter()
-            .find(|(known, _)| *known == path);
+            .find(|(known, _)| *known == any_item(&path));
         let hint = if self.problems.is_full() {
             String::new()
         } else if let Some((_, why)) = not_there {
@@ -285,6 +285,17 @@ impl<'t> Reader<'t> {
         };
         self.key_error(at, "unknown key", &hint);
     }
+}
+
+/// A path without the places in lists: `a[].b` for `a[3].b`.
+fn any_item(path: &str) -> String {
+    let mut parts = path.split('[');
+    let mut general = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        general.push('[');
+        general.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
+    general
 }
 
 /// Where else in a config this key is known, if that is one place.

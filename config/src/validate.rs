@@ -69,6 +69,7 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
     let written = &document.value;
     let network = network::network(reader, &written.network);
     let swap = storage::swap(reader, &written.storage);
+    let volumes = storage::volumes(reader, &written.storage);
     let section = written.machine.is();
     let role = section
         .and_then(|section| section.value.role.is())
@@ -136,6 +137,7 @@ pub(crate) fn machine(reader: &mut Reader<'_>, document: &Located<Document>) -> 
         files,
         network: network?,
         swap,
+        volumes,
         orchestrator: orchestrator?,
     };
     if !reader.problems.has_errors() {

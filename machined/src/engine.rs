@@ -44,7 +44,7 @@ use crate::{
     noun::{Noun as _, Reconcile},
     nouns::{
         module,
-        volume::{Availability, Volume, Which},
+        volume::{Availability, Volume},
     },
     orchestrator::{self, Orchestrator, payload::Payload},
     resource::{Change, Store},
@@ -190,7 +190,7 @@ async fn try_state(volume: &mut Volume) -> Result<(), String> {
             .map_err(|error| format!("{error:#}"))?;
         let steps = volume.plan(&have, &anything);
         let mut taken = false;
-        for step in steps.iter().filter(|step| step.which() == Which::State) {
+        for step in steps.iter().filter(|step| step.is_of_state()) {
             taken = true;
             volume
                 .apply(step)

@@ -17,8 +17,13 @@ pub struct Node {
 impl Node {
     /// Boots without a config. Returns the node and the fingerprint on its console.
     pub fn waiting(name: &str) -> Result<(Node, String)> {
+        Node::waiting_with(name, |guest| guest)
+    }
+
+    /// The same with what the guest has beside the usual.
+    pub fn waiting_with(name: &str, more: impl FnOnce(Guest) -> Guest) -> Result<(Node, String)> {
         let osctl = Osctl::new()?;
-        let vm = Guest::new(&Image::find(Flavor::Standin)?).start(name)?;
+        let vm = more(Guest::new(&Image::find(Flavor::Standin)?)).start(name)?;
         let node = Node { vm, osctl };
         node.generate("standin", "good")?;
         let fingerprint = node.vm.wait_for_maintenance()?;

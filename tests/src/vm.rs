@@ -49,6 +49,7 @@ pub struct Guest {
     forwards: Vec<u16>,
     folder: Option<PathBuf>,
     writes: Option<PathBuf>,
+    disks: Vec<(PathBuf, String)>,
 }
 
 impl Guest {
@@ -63,6 +64,7 @@ impl Guest {
             forwards: Vec::new(),
             folder: None,
             writes: None,
+            disks: Vec::new(),
         }
     }
 
@@ -75,6 +77,12 @@ impl Guest {
     /// With a config that the platform offers (QEMU's fw_cfg).
     pub fn config(mut self, file: &Path) -> Guest {
         self.config = Some(file.to_owned());
+        self
+    }
+
+    /// With this raw file as a further disk of this serial number.
+    pub fn disk(mut self, file: &Path, serial: &str) -> Guest {
+        self.disks.push((file.to_owned(), serial.to_owned()));
         self
     }
 
@@ -192,6 +200,15 @@ impl Vm {
                 "unix:{},server=on,wait=off",
                 folder.path().join("qmp").display()
             ));
+        for (n, (file, serial)) in guest.disks.iter().enumerate() {
+            command.arg("-drive").arg(format!(
+                "if=none,id=more{n},format=raw,cache=unsafe,file={}",
+                file.display()
+            ));
+            command
+                .arg("-device")
+                .arg(format!("virtio-blk-pci,drive=more{n},serial={serial}"));
+        }
         if let Some(config) = &guest.config {
             command.arg("-fw_cfg").arg(format!(
                 "name=opt/org.keelson/config,file={}",

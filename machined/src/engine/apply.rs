@@ -17,6 +17,7 @@ use bytes::Bytes;
 use keelson_api::v1;
 use keelson_config::Machine;
 use std::{
+    path::Path,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
@@ -57,6 +58,9 @@ impl Engine {
             &machine,
             swap::memory(),
         ));
+        let system = Path::new(&self.facts.boot.disk);
+        let volumes = check::volumes(&apply.file_name, &apply.config, &machine, system);
+        diagnostics.extend(volumes.await);
         let machine = Arc::new(machine);
         let have = self.wanted.borrow().machine.clone();
         let mut steps = Vec::new();

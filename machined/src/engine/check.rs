@@ -4,12 +4,13 @@
 use super::handle::Error;
 use crate::{
     identity::{self, IdentityError},
-    nouns::swap,
+    nouns::{disk, swap, volume},
     store::LARGEST,
 };
 use keelson_api::v1;
 use keelson_config::{Diagnostic, Machine, Severity};
 use keelson_sys::module::Index;
+use std::path::Path;
 
 /// The config and what is doubtful in it, or what is wrong. `carried` is the name of
 /// the orchestrator in the image.
@@ -80,6 +81,46 @@ pub(super) fn swap(
     let path = "storage.swap.zram.size";
     let found = keelson_config::locate(file_name, bytes, path, Severity::Warning, &text);
     Some(message(&found))
+}
+
+/// What is doubtful in the volumes that a config wants: those whose disk is not told from
+/// others, or is not there.
+pub(super) async fn volumes(
+    file_name: &str,
+    bytes: &[u8],
+    machine: &Machine,
+    system: &Path,
+) -> Vec<v1::Diagnostic> {
+    if machine.volumes.is_empty() {
+        return Vec::new();
+    }
+    let disks = tokio::task::spawn_blocking(|| disk::identities(Path::new("/sys/block")));
+    match disks.await {
+        Ok(Ok(disks)) => doubtful_volumes(file_name, bytes, machine, &disks, system),
+        // The noun tells.
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
+}
+
+fn doubtful_volumes(
+    file_name: &str,
+    bytes: &[u8],
+    machine: &Machine,
+    disks: &[disk::Disk],
+    system: &Path,
+) -> Vec<v1::Diagnostic> {
+    let doubt = |(at, wanted)| {
+        let text = volume::doubt(wanted, disks, system)?;
+        let path = format!("storage.volumes[{at}].disk");
+        let found = keelson_config::locate(file_name, bytes, &path, Severity::Warning, &text);
+        Some(message(&found))
+    };
+    machine
+        .volumes
+        .iter()
+        .enumerate()
+        .filter_map(doubt)
+        .collect()
 }
 
 fn missing_modules(
@@ -187,6 +228,38 @@ mod tests {
         let found = swap("m.yaml", text.as_bytes(), &machine, 1 << 30).unwrap();
         assert_eq!(found.path, "storage.swap.zram.size");
         assert!(found.line > 0 && found.message.contains("4096 MiB of swap"));
+    }
+
+    #[test]
+    fn a_disk_that_is_not_told_from_others_is_told_of_at_its_line() {
+        let text = include_str!("../../../config/tests/cases/valid/smallest.yaml");
+        let text = format!(
+            "{text}storage:\n  volumes:\n  - {{name: one, disk: {{serial: a}}}}\n  \
+             - {{name: two, disk: {{serial: b}}}}\n  - {{name: three, disk: {{transport: usb}}}}\n"
+        );
+        let machine = keelson_config::parse("m.yaml", text.as_bytes()).machine;
+        let disk = |name: &str, serial: &str| disk::Disk {
+            name: name.into(),
+            serial: Some(serial.into()),
+            transport: "usb",
+            size: 20 << 30,
+            ..disk::Disk::default()
+        };
+        let disks = [disk("sda", "s"), disk("sdb", "a"), disk("sdc", "c")];
+        let machine = machine.unwrap();
+        let system = Path::new("/dev/sda");
+        let found = doubtful_volumes("m.yaml", text.as_bytes(), &machine, &disks, system);
+        let paths: Vec<_> = found.iter().map(|it| it.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            ["storage.volumes[1].disk", "storage.volumes[2].disk"]
+        );
+        assert!(found[0].line > 0 && found[0].message.contains("no disk matches; there are sdb"));
+        assert!(
+            found[1].message.starts_with("2 disks match"),
+            "{}",
+            found[1].message
+        );
     }
 
     #[test]

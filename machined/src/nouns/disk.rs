@@ -59,6 +59,21 @@ pub(crate) struct Disk {
     pub used: String,
 }
 
+impl Disk {
+    /// What it is told from others by, in words.
+    pub(crate) fn described(&self) -> String {
+        let mut words = vec![self.transport.to_owned(), size(self.size)];
+        for (what, text) in [
+            ("model", &self.model),
+            ("serial", &self.serial),
+            ("wwid", &self.wwid),
+        ] {
+            words.extend(text.as_ref().map(|text| format!("{what} {text:?}")));
+        }
+        format!("{} ({})", self.name, words.join(", "))
+    }
+}
+
 /// Where things are; other than on a machine only in tests.
 #[derive(Debug)]
 struct Places {
@@ -205,34 +220,48 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// All disks, in the order of their names. One that goes away meanwhile is left out.
+/// All disks, in the order of their names, and what they are used for.
 fn disks(places: &Places, mountinfo: &str) -> anyhow::Result<Vec<Disk>> {
     let mounts = mounts(mountinfo);
+    let mut all = Vec::new();
+    for mut disk in identities(&places.block).context("listing the block devices")? {
+        match used(places, &disk.name, &mounts) {
+            Ok(used) => disk.used = used,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                return Err(error).with_context(|| format!("looking at the disk {}", disk.name));
+            }
+        }
+        all.push(disk);
+    }
+    Ok(all)
+}
+
+/// All disks, in the order of their names, without what they are used for: none is read. One
+/// that goes away meanwhile is left out.
+pub(crate) fn identities(block: &Path) -> io::Result<Vec<Disk>> {
     let mut all = BTreeMap::new();
-    for entry in fs::read_dir(&places.block).context("listing the block devices")? {
-        let Ok(name) = entry
-            .context("listing the block devices")?
-            .file_name()
-            .into_string()
-        else {
+    for entry in fs::read_dir(block)? {
+        let Ok(name) = entry?.file_name().into_string() else {
             continue;
         };
         if NO_DISKS.iter().any(|prefix| name.starts_with(prefix)) {
             continue;
         }
-        match disk(places, &name, &mounts) {
+        match identity(block, &name) {
             Ok(Some(disk)) => drop(all.insert(name, disk)),
             Ok(None) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("looking at the disk {name}")),
+            Err(error) => return Err(error),
         }
     }
     Ok(all.into_values().collect())
 }
 
-/// One disk; `None` for what is hidden behind another one, or an empty drive.
-fn disk(places: &Places, name: &str, mounts: &[Mount]) -> io::Result<Option<Disk>> {
-    let directory = places.block.join(name);
+/// One disk; `None` for what is hidden behind another one, or an empty drive. The disk itself
+/// is not read.
+fn identity(block: &Path, name: &str) -> io::Result<Option<Disk>> {
+    let directory = block.join(name);
     let sectors = text(&directory.join("size")).and_then(|text| text.parse().ok());
     let hidden = text(&directory.join("hidden")).is_some_and(|text| text != "0");
     // Sysfs counts in 512 bytes, whatever the disk's own blocks are.
@@ -255,12 +284,13 @@ fn disk(places: &Places, name: &str, mounts: &[Mount]) -> io::Result<Option<Disk
         transport: transport(&place.to_string_lossy()),
         removable: text(&directory.join("removable")).as_deref() == Some("1"),
         read_only: text(&directory.join("ro")).as_deref() == Some("1"),
-        used: used(places, name, &directory, mounts)?,
+        used: String::new(),
     }))
 }
 
 /// What a disk is used for, or what is on it.
-fn used(places: &Places, name: &str, directory: &Path, mounts: &[Mount]) -> io::Result<String> {
+fn used(places: &Places, name: &str, mounts: &[Mount]) -> io::Result<String> {
+    let directory = &places.block.join(name);
     let device = places.dev.join(name.replace('!', "/"));
     if device == places.system {
         return Ok("the system".to_owned());
@@ -286,8 +316,7 @@ fn used(places: &Places, name: &str, directory: &Path, mounts: &[Mount]) -> io::
     }
     Ok(match head(&device) {
         Ok(Content::Empty) => "empty".to_owned(),
-        Ok(Content::Ext4(ext4)) => format!("an ext4 file system labelled {:?}", ext4.label),
-        Ok(Content::Other(what)) => what,
+        Ok(content) => content.to_string(),
         Err(error) => format!("cannot be read: {error}"),
     })
 }

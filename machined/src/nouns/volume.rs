@@ -1,9 +1,11 @@
-//! The machine's two writable volumes: STATE at `/system/state` and DATA at `/var`.
-//! Only partitions of the disk that holds the running root are looked at; nothing
-//! is formatted unless it is empty, and what is not known is never touched.
+//! The machine's two writable volumes, STATE at `/system/state` and DATA at `/var`, and those
+//! that the config adds (`further.rs`). For the two only partitions of the disk that holds the
+//! running root are looked at; nothing is formatted unless it is empty, and what is not known
+//! is never touched.
 
 mod apply;
 mod content;
+mod further;
 mod mounts;
 mod observe;
 mod plan;
@@ -14,6 +16,7 @@ use crate::{
     resource::{Phase, Resource},
 };
 pub(crate) use content::Content;
+pub(crate) use further::doubt;
 use keelson_config::Machine;
 pub(crate) use mounts::{Mount, parse as mounts};
 use observe::{Found, Mounted};
@@ -21,6 +24,7 @@ pub(crate) use observe::{head, partition_node};
 pub(crate) use plan::Step;
 use std::{
     collections::BTreeMap,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -148,6 +152,32 @@ pub(crate) struct Volume {
     failures: BTreeMap<Step, String>,
     volumes: watch::Sender<Volumes>,
     look_again: Option<Instant>,
+    further: further::Further,
+}
+
+/// One missing step, of the machine's own volumes or of the config's.
+#[derive(Debug)]
+pub(crate) enum Any {
+    /// Of STATE or DATA.
+    Own(Step),
+    /// Of another.
+    Further(further::Step),
+}
+
+impl Any {
+    /// Whether STATE needs it.
+    pub(crate) fn is_of_state(&self) -> bool {
+        matches!(self, Any::Own(step) if step.which() == Which::State)
+    }
+}
+
+impl fmt::Display for Any {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Any::Own(step) => step.fmt(f),
+            Any::Further(step) => step.fmt(f),
+        }
+    }
 }
 
 /// Where things are; other than on a machine only in tests.
@@ -176,6 +206,7 @@ impl Volume {
         let disk = disk
             .filter(|disk| !disk.as_os_str().is_empty())
             .map(Path::to_owned);
+        let further = further::Further::new(further::Ground::new(disk.clone(), root));
         let unknown = Volumes {
             state: Availability::Unknown,
             data: Availability::Unknown,
@@ -188,6 +219,7 @@ impl Volume {
             failures: BTreeMap::new(),
             volumes: watch::Sender::new(unknown),
             look_again: None,
+            further,
         }
     }
 
@@ -231,20 +263,22 @@ impl Volume {
 #[derive(Debug)]
 pub(crate) struct Have {
     found: Vec<Found>,
+    further: Vec<further::Found>,
 }
 
 impl Noun for Volume {
     const KIND: &'static str = "volume";
     type Have = Have;
-    type Step = Step;
+    type Step = Any;
 
-    async fn observe(&mut self, _: &Machine) -> anyhow::Result<Have> {
+    async fn observe(&mut self, want: &Machine) -> anyhow::Result<Have> {
         let places = self.places.clone();
         let observed = tokio::task::spawn_blocking(move || observe::observe(&places)).await?;
         let volumes = match &observed {
             Ok(found) => {
                 let have = Have {
                     found: found.clone(),
+                    further: Vec::new(),
                 };
                 Volumes {
                     state: self.availability(&have, Which::State),
@@ -268,14 +302,34 @@ impl Noun for Volume {
             *old = volumes;
             changed
         });
-        Ok(Have { found: observed? })
+        Ok(Have {
+            found: observed?,
+            further: self.further.observe(want).await,
+        })
     }
 
-    fn plan(&self, have: &Have, _: &Machine) -> Vec<Step> {
-        plan::plan(&have.found)
+    fn plan(&self, have: &Have, _: &Machine) -> Vec<Any> {
+        let own = plan::plan(&have.found);
+        let mounted = |found: &Found| matches!(found.mounted, Mounted::Here { .. });
+        // They are mounted below DATA.
+        let data = own.contains(&Step::Mount(Which::Data))
+            || have
+                .found
+                .iter()
+                .any(|found| found.which == Which::Data && mounted(found));
+        let further = match data {
+            true => self.further.plan(&have.further),
+            false => Vec::new(),
+        };
+        let own = own.into_iter().map(Any::Own);
+        own.chain(further.into_iter().map(Any::Further)).collect()
     }
 
-    async fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
+    async fn apply(&mut self, step: &Any) -> anyhow::Result<()> {
+        let step = match step {
+            Any::Own(step) => step,
+            Any::Further(step) => return self.further.apply(step).await,
+        };
         let result = apply::apply(&self.places, step).await;
         match &result {
             Ok(()) => {
@@ -290,11 +344,15 @@ impl Noun for Volume {
     }
 
     fn publish(&self, have: &Have, _: &Machine) -> Vec<Resource> {
-        Which::ALL.map(|which| self.resource(have, which)).into()
+        let own = Which::ALL.map(|which| self.resource(have, which));
+        let mut all = Vec::from(own);
+        all.extend(self.further.publish(&have.further));
+        all
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.look_again
+        let further = self.further.deadline();
+        self.look_again.into_iter().chain(further).min()
     }
 }
 
@@ -315,7 +373,7 @@ impl Volume {
                 Mounted::Here {
                     total, available, ..
                 },
-            ) => fullness(which, *total, *available),
+            ) => fullness(which.mount_point(), *total, *available),
             (None, _) => (Phase::Pending, "it is not mounted yet".into()),
         };
         let mut resource = Resource::new(Self::KIND, which.name(), phase)
@@ -348,24 +406,18 @@ impl Volume {
 
 /// Says whether a volume fills up: above 90 % used it is not as it should be, and full
 /// it has failed.
-fn fullness(which: Which, total: u64, available: u64) -> (Phase, String) {
+fn fullness(point: &str, total: u64, available: u64) -> (Phase, String) {
     let used = total.saturating_sub(available);
     let percent = used.saturating_mul(100) / total.max(1);
     let free = available >> 20;
     match percent {
         99.. => (
             Phase::Failed,
-            format!(
-                "{} is full: {free} MiB are left; remove data or use a larger disk",
-                which.mount_point()
-            ),
+            format!("{point} is full: {free} MiB are left; remove data or use a larger disk"),
         ),
         91.. => (
             Phase::Pending,
-            format!(
-                "{} is {percent} % full: {free} MiB are left",
-                which.mount_point()
-            ),
+            format!("{point} is {percent} % full: {free} MiB are left"),
         ),
         _ => (Phase::Ready, String::new()),
     }
@@ -390,7 +442,7 @@ mod tests {
             (gib, 0, Phase::Failed),
             (0, 0, Phase::Ready),
         ] {
-            let (phase, message) = fullness(Which::Data, total, available);
+            let (phase, message) = fullness("/var", total, available);
             assert_eq!(phase, want, "{available} of {total}: {message}");
             assert_eq!(message.is_empty(), phase == Phase::Ready);
         }

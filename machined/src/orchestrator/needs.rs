@@ -26,6 +26,8 @@ pub(crate) struct Seen {
     pub hostname: String,
     /// The resources of the kinds that count here.
     pub nouns: Vec<Resource>,
+    /// The resources of the volumes.
+    pub volumes: Vec<Resource>,
     /// Whether modules are being loaded.
     pub loading: bool,
     /// Whether the clock is behind the time the image was built at.
@@ -68,6 +70,12 @@ pub(crate) fn unmet(seen: &Seen, node_ip: bool) -> Vec<String> {
             ));
         }
     }
+    for volume in &seen.volumes {
+        let (name, message) = (&volume.name, &volume.message);
+        if volume.phase == Phase::Pending && volume.spec.get("mounted") == Some(&false.into()) {
+            unmet.push(format!("the volume {name} is not mounted: {message}"));
+        }
+    }
     if seen.loading {
         unmet.push("kernel modules are being loaded".to_owned());
     }
@@ -97,6 +105,7 @@ pub(crate) fn look(resources: &Store, build_time: u64) -> Seen {
             .list("module")
             .iter()
             .any(|module| module.spec.get("loading") == Some(&true.into())),
+        volumes: resources.list("volume"),
         nouns: NOUNS.iter().flat_map(|kind| resources.list(kind)).collect(),
         clock_behind: clock.as_secs() < build_time,
         ..Seen::default()
@@ -188,7 +197,35 @@ mod tests {
     fn each_need_is_named() {
         let pending =
             Resource::new("resolver", "resolv.conf", Phase::Pending).message("no answer from DHCP");
-        let cases: [(&str, Seen, bool, &[&str]); 11] = [
+        let volume = |phase, mounted| {
+            let message = "no disk matches";
+            Resource::new("volume", "longhorn", phase)
+                .message(message)
+                .field("mounted", mounted)
+        };
+        let with = |volume| Seen {
+            volumes: vec![volume, Resource::new("volume", "data", Phase::Pending)],
+            ..good()
+        };
+        let cases: [(&str, Seen, bool, &[&str]); 14] = [
+            (
+                "a volume that may come",
+                with(volume(Phase::Pending, false)),
+                false,
+                &["the volume longhorn is not mounted: no disk matches"],
+            ),
+            (
+                "a volume that is not waited for any more",
+                with(volume(Phase::Failed, false)),
+                false,
+                &[],
+            ),
+            (
+                "a volume that fills up",
+                with(volume(Phase::Pending, true)),
+                false,
+                &[],
+            ),
             ("all there", good(), false, &[]),
             (
                 "not settled",

@@ -2,10 +2,22 @@
 
 use anyhow::Result;
 use keelson_tests::{BOOT, Node};
+use std::{fs, path::Path};
 
 #[test]
 fn a_config_is_applied_and_survives_a_reboot() -> Result<()> {
-    let (mut node, fingerprint) = Node::waiting("config")?;
+    let folder = tempfile::tempdir()?;
+    let (empty, luks) = (folder.path().join("empty"), folder.path().join("luks"));
+    fs::File::create(&empty)?.set_len(1 << 30)?;
+    let foreign = [&b"LUKS\xba\xbe"[..], &[7; 4096]].concat();
+    fs::write(&luks, &foreign)?;
+    fs::File::options()
+        .write(true)
+        .open(&luks)?
+        .set_len(256 << 20)?;
+    let (mut node, fingerprint) = Node::waiting_with("config", |guest| {
+        guest.disk(&empty, "spare-1").disk(&luks, "foreign-1")
+    })?;
     let endpoint = node.vm.endpoint();
     let apply = [
         "apply-config",
@@ -35,6 +47,7 @@ fn a_config_is_applied_and_survives_a_reboot() -> Result<()> {
     );
 
     tried_configs_come_and_go(&node)?;
+    volumes_are_made(&node)?;
     let staged = "machine: {hostname: node-2}";
     node.osctl.ok(["patch", "-p", staged, "--mode", "staged"])?;
     let config = node.osctl.ok(["get", "config"])?;
@@ -55,11 +68,96 @@ fn a_config_is_applied_and_survives_a_reboot() -> Result<()> {
         "secrets are starred out: {config}"
     );
 
+    volumes_are_there_again(&node)?;
     let position = node.vm.console().position();
     node.vm.press_power_button()?;
     node.vm.wait_for_exit(BOOT)?;
     let reason = "power off, asked for by a person at the machine";
     node.vm.console().wait_after(position, reason, BOOT)?;
+    volumes_on_the_disks(&empty, &luks, &foreign)
+}
+
+/// Two volumes on an empty disk, and one on a disk that holds something.
+fn volumes_are_made(node: &Node) -> Result<()> {
+    let volumes = "storage: {volumes: [{name: longhorn, disk: {serial: spare-1}, size: 300Mi}, \
+                   {name: local-path, disk: {serial: spare-*, transport: virtio}}, \
+                   {name: refused, disk: {size: \"<= 256Mi\"}}, \
+                   {name: absent, disk: {serial: nobodys}}]}";
+    let dry = node.osctl.run(["patch", "-p", volumes, "--dry-run"])?;
+    let told = dry.stdout + &dry.stderr;
+    assert!(
+        told.contains("make the partition KEELSON-longhorn on /dev/vdb"),
+        "{told}"
+    );
+    assert!(told.contains("no disk matches; there are vdb"), "{told}");
+    node.osctl.ok(["patch", "-p", volumes])?;
+    for name in ["longhorn", "local-path"] {
+        node.wait_for_ready("volume", name, BOOT)?;
+    }
+    let volume = |name: &str| -> Result<serde_json::Value> {
+        let shown = node.osctl.ok(["get", "volume", name, "-o", "json"])?;
+        let shown: serde_json::Value = serde_json::from_str(&shown)?;
+        Ok(shown.get(0).unwrap_or(&shown).clone())
+    };
+    let longhorn = volume("longhorn")?;
+    assert_eq!(longhorn["spec"]["device"], "/dev/vdb1", "{longhorn}");
+    assert_eq!(longhorn["spec"]["size"], 300 << 20, "{longhorn}");
+    assert_eq!(volume("local-path")?["spec"]["size"], 722 << 20);
+    let refused = volume("refused")?;
+    assert_eq!(refused["phase"], "failed", "{refused}");
+    let why = refused["message"].as_str().unwrap_or_default();
+    assert!(why.contains("/dev/vdc holds a LUKS container"), "{refused}");
+    let absent = volume("absent")?;
+    assert!(absent.to_string().contains("no disk matches"), "{absent}");
+    node.wait_for_text("disk", "mounted at /var/mnt/", BOOT)?;
+
+    // What is removed is unmounted, and stays on its disk.
+    let fewer = "storage: {volumes: [{name: refused, $patch: delete}, \
+                 {name: absent, $patch: delete}, {name: local-path, $patch: delete}]}";
+    let told = node.osctl.ok(["patch", "-p", fewer])?;
+    assert!(told.contains("unmount /var/mnt/local-path"), "{told}");
+    node.wait_until_gone("volume", "local-path", BOOT)?;
+    node.osctl.ok(["health", "--timeout", "4m"])?;
+    Ok(())
+}
+
+/// After a reboot the volume is mounted, and one that was removed can be had again.
+fn volumes_are_there_again(node: &Node) -> Result<()> {
+    node.wait_for_ready("volume", "longhorn", BOOT)?;
+    let again = "storage: {volumes: [{name: local-path, disk: {serial: spare-1}, size: 100Mi}]}";
+    let told = node.osctl.ok(["patch", "-p", again])?;
+    assert!(
+        told.contains("mount KEELSON-local-path") && !told.contains("format"),
+        "{told}"
+    );
+    node.wait_for_ready("volume", "local-path", BOOT)?;
+    node.wait_for_text("volume", "a partition keeps its size", BOOT)?;
+    Ok(())
+}
+
+/// Both file systems were unmounted in order, and the other disk is as it was.
+fn volumes_on_the_disks(empty: &Path, luks: &Path, foreign: &[u8]) -> Result<()> {
+    let disk = fs::read(empty)?;
+    for start in [1, 301] {
+        let superblock = &disk[(start << 20) + 1024..];
+        assert_eq!(
+            superblock[0x38..0x3a],
+            [0x53, 0xef],
+            "no ext4 at {start} MiB"
+        );
+        assert_eq!(
+            superblock[0x3a], 1,
+            "at {start} MiB: not unmounted in order"
+        );
+        assert_eq!(
+            superblock[0x60] & 4,
+            0,
+            "at {start} MiB: the journal is in use"
+        );
+    }
+    let disk = fs::read(luks)?;
+    assert_eq!(disk[..foreign.len()], *foreign);
+    assert!(disk[foreign.len()..].iter().all(|byte| *byte == 0));
     Ok(())
 }
 

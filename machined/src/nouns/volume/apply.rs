@@ -58,24 +58,25 @@ async fn format(found: &Found, which: Which) -> anyhow::Result<()> {
     if found.content != Content::Empty || found.mounted != Mounted::No {
         bail!("{} is not empty any more", found.device.display());
     }
+    mke2fs(&found.device, which.label()).await
+}
+
+/// Makes an ext4 of this label. That nothing is there the caller has seen.
+pub(super) async fn mke2fs(device: &Path, label: &str) -> anyhow::Result<()> {
     // The features are named, not left to the tool's defaults: the kernel that has to mount
     // this later may be an older one of ours. Blocks of 4 KiB and inodes of 256 bytes also
     // on STATE, where small is mke2fs's own choice. Lazy initialisation lets the first boot
     // go on; the kernel does the rest when it has time.
     let mut mke2fs = Command::new("/usr/sbin/mke2fs");
     mke2fs.args(["-q", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "1"]);
-    mke2fs.args(["-L", which.label(), "-e", "remount-ro"]);
+    mke2fs.args(["-L", label, "-e", "remount-ro"]);
     mke2fs.args(["-O", FEATURES]);
     mke2fs.args(["-E", "lazy_itable_init=1,lazy_journal_init=1"]);
-    let (code, said) = run(mke2fs.arg(&found.device)).await?;
+    let (code, said) = run(mke2fs.arg(device)).await?;
     if code != 0 {
         bail!("mke2fs ended with {code}: {said}");
     }
-    tracing::info!(
-        "{} is formatted as {}",
-        found.device.display(),
-        which.label()
-    );
+    tracing::info!("{} is formatted as {label}", device.display());
     Ok(())
 }
 
@@ -83,20 +84,19 @@ async fn check(found: &Found) -> anyhow::Result<()> {
     if !matches!(found.mounted, Mounted::No) {
         bail!("{} is mounted", found.device.display());
     }
-    let (code, said) = run(Command::new("/usr/sbin/e2fsck")
-        .arg("-p")
-        .arg(&found.device))
-    .await?;
-    tracing::info!(
-        "e2fsck {} ended with {code}: {said}",
-        found.device.display()
-    );
+    e2fsck(&found.device).await
+}
+
+/// Puts an ext4 in order that is not mounted, as far as that goes without asking.
+pub(super) async fn e2fsck(device: &Path) -> anyhow::Result<()> {
+    let (code, said) = run(Command::new("/usr/sbin/e2fsck").arg("-p").arg(device)).await?;
+    tracing::info!("e2fsck {} ended with {code}: {said}", device.display());
     // e2fsck(8): 1 is corrected, 2 is corrected and in use by the kernel; more is not repaired.
     if code > 2 {
         bail!(
             "e2fsck could not repair {} by itself (exit code {code}: {said}); \
              check it with another system, or restore the machine",
-            found.device.display()
+            device.display()
         );
     }
     Ok(())
@@ -169,7 +169,7 @@ fn mount(places: &Places, found: &Found, which: Which) -> anyhow::Result<()> {
 }
 
 /// Containers' mounts below it must be seen by the orchestrator and the other way round.
-fn share(point: &Path) -> anyhow::Result<()> {
+pub(super) fn share(point: &Path) -> anyhow::Result<()> {
     rustix::mount::mount_change(
         point,
         MountPropagationFlags::SHARED | MountPropagationFlags::REC,

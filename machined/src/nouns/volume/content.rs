@@ -1,6 +1,8 @@
 //! What a partition holds, told from its first MiB. Nothing here reads or writes;
 //! what is not known for certain is never called empty.
 
+use std::fmt;
+
 /// How much of a partition is looked at.
 pub(crate) const LOOKED_AT: usize = 1 << 20;
 
@@ -13,6 +15,16 @@ pub(crate) enum Content {
     Ext4(Ext4),
     /// Something else, by name where it can be told.
     Other(String),
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Content::Empty => f.write_str("nothing"),
+            Content::Ext4(ext4) => write!(f, "an ext4 file system labelled {:?}", ext4.label),
+            Content::Other(name) => f.write_str(name),
+        }
+    }
 }
 
 /// What an ext4's superblock says.

@@ -89,8 +89,7 @@ pub(crate) fn refused(found: &Found) -> Option<String> {
     let holds = match &found.content {
         Content::Ext4(ext4) if ext4.label == which.label() => return None,
         Content::Empty => return None,
-        Content::Ext4(ext4) => format!("an ext4 file system labelled {:?}", ext4.label),
-        Content::Other(name) => name.clone(),
+        other => other,
     };
     Some(format!(
         "{device} holds {holds}, which is not Keelson's; it is left as it is: save what you need, \
