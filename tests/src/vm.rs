@@ -356,12 +356,12 @@ impl Drop for Vm {
         }
         drop(self.child.kill());
         drop(self.child.wait());
-        if thread::panicking() {
-            let kept = target().join("failed").join(format!("{}.log", self.name));
-            let made = kept.parent().map(fs::create_dir_all);
-            if matches!(made, Some(Ok(()))) && self.console.keep(&kept).is_ok() {
-                eprintln!("the console of {} is kept: {}", self.name, kept.display());
-            }
+        // Whether its test failed is not known here: one that ends with an error does not panic
+        // before its machine is gone.
+        let kept = target().join("consoles").join(format!("{}.log", self.name));
+        let made = kept.parent().map(fs::create_dir_all);
+        if !matches!(made, Some(Ok(()))) || self.console.keep(&kept).is_err() {
+            eprintln!("the console of {} could not be kept", self.name);
         }
     }
 }

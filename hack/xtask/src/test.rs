@@ -32,7 +32,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
             .status()?;
         ensure!(
             status.success(),
-            "the consoles of failed tests are in target/failed/"
+            "the consoles of the machines are in target/consoles/"
         );
         Ok(())
     })
