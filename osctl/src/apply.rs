@@ -130,9 +130,14 @@ pub(crate) fn tell(
     }
     let (node, generation) = (session.endpoint(), response.generation);
     let nothing = response.steps.is_empty();
+    let unknown = nothing && response.steps_unknown;
     let head = match (dry_run, mode) {
+        (true, _) if unknown => {
+            format!("{node} is too busy to tell what it would do: ask again in a moment")
+        }
         (true, _) if nothing => format!("{node} would do nothing: it matches the config already"),
         (true, _) => format!("{node} would do this:"),
+        (false, Mode::Try) if unknown => format!("{node} tries the config"),
         (false, Mode::Try) if nothing => format!("{node} tries the config and has nothing to do"),
         (false, Mode::Try) => format!("{node} tries the config and does this:"),
         (false, Mode::Staged) if nothing => {
@@ -146,6 +151,9 @@ pub(crate) fn tell(
         }
         (false, Mode::Reboot) => {
             format!("{node} stored config {generation}, reboots and does this:")
+        }
+        (false, Mode::Auto | Mode::NoReboot) if unknown => {
+            format!("{node} stored config {generation}")
         }
         (false, Mode::Auto | Mode::NoReboot) if nothing => {
             format!("{node} stored config {generation} and has nothing to do")

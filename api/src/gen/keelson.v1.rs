@@ -135,6 +135,10 @@ pub struct ApplyConfigResponse {
     /// With MODE_TRY: when the machine goes back to the stored config.
     #[prost(message, optional, tag = "5")]
     pub until: ::core::option::Option<::prost_types::Timestamp>,
+    /// The machine is busy with a step that takes long: there may be more steps than
+    /// these. A warning among the diagnostics says so too.
+    #[prost(bool, tag = "6")]
+    pub steps_unknown: bool,
 }
 /// Empty: there is one config to confirm at most.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -70,6 +70,7 @@ impl MachineService for Machine {
             Ok(applied) => Ok(Response::new(v1::ApplyConfigResponse {
                 diagnostics: applied.diagnostics,
                 steps: applied.steps,
+                steps_unknown: applied.steps_unknown,
                 generation: applied.generation,
                 after_reboot: applied.after_reboot,
                 until: applied.until.map(Into::into),

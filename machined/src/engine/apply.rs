@@ -27,7 +27,7 @@ use tokio::{
 };
 
 /// How long a caller waits for the steps of a plan.
-const PLAN_PATIENCE: Duration = Duration::from_secs(4);
+const PLAN_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Checks a config and, unless it is a dry run, stores it and puts it in force.
@@ -64,10 +64,14 @@ impl Engine {
         let machine = Arc::new(machine);
         let have = self.wanted.borrow().machine.clone();
         let mut steps = Vec::new();
+        let mut steps_unknown = false;
         if let Some(running) = running {
             match plan(&running.questions, machine.clone()).await {
                 Some(planned) => steps = planned,
-                None => diagnostics.push(late(&apply.file_name)),
+                None => {
+                    steps_unknown = true;
+                    diagnostics.push(late(&apply.file_name));
+                }
             }
             steps.extend(forward::plan(&have, &machine));
             steps.extend(running.orchestrator.plan(&have, &machine));
@@ -82,6 +86,7 @@ impl Engine {
         let mut applied = Applied {
             diagnostics,
             steps,
+            steps_unknown,
             after_reboot,
             ..Applied::default()
         };

@@ -94,6 +94,8 @@ pub(crate) struct Applied {
     pub diagnostics: Vec<v1::Diagnostic>,
     /// The steps that are taken, or would be.
     pub steps: Vec<v1::PlannedStep>,
+    /// There may be more steps: the nouns were too busy to tell theirs.
+    pub steps_unknown: bool,
     /// The generation it was stored under; 0 where it was not stored.
     pub generation: u64,
     /// The changed values that only a reboot puts in force, as paths.
