@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use keelson_config::{DiskSelector, Volume};
 use keelson_disk::gpt::{Error, Geometry, Table};
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -396,25 +396,35 @@ pub(super) fn has_mounted_partition(ground: &Ground, disk: &Disk, mounts: &[Moun
         .any(|number| mounts.iter().any(|mount| mount.device == number))
 }
 
-/// What one block device is used for.
+/// What one block device is used for, in words. What cannot be told counts as a use.
 fn used(ground: &Ground, directory: &Path, mounts: &[Mount]) -> Option<String> {
-    let number = text(&directory.join("dev")).unwrap_or_default();
-    if let Some(mount) = mounts.iter().find(|mount| mount.device == number) {
-        return Some(format!("mounted at {}", mount.point));
+    use_of(ground, directory, mounts)
+        .unwrap_or_else(|error| Some(format!("used for what cannot be told ({error:#})")))
+}
+
+fn use_of(ground: &Ground, directory: &Path, mounts: &[Mount]) -> anyhow::Result<Option<String>> {
+    let reading = |path: &Path| format!("reading {}", path.display());
+    let path = directory.join("dev");
+    let number = fs::read_to_string(&path).with_context(|| reading(&path))?;
+    if let Some(mount) = mounts.iter().find(|mount| mount.device == number.trim()) {
+        return Ok(Some(format!("mounted at {}", mount.point)));
     }
-    if let Ok(holders) = fs::read_dir(directory.join("holders"))
-        && let Some(holder) = holders.flatten().next()
-    {
-        return Some(format!("part of {}", holder.file_name().to_string_lossy()));
+    let path = directory.join("holders");
+    let mut holders = fs::read_dir(&path).with_context(|| reading(&path))?;
+    if let Some(holder) = holders.next().transpose().with_context(|| reading(&path))? {
+        let name = holder.file_name();
+        return Ok(Some(format!("part of {}", name.to_string_lossy())));
     }
-    let name = directory.file_name()?.to_str()?.replace('!', "/");
-    let node = ground.dev.join(name);
-    let swaps = fs::read_to_string(&ground.swaps).unwrap_or_default();
-    let first = |line: &str| line.split_whitespace().next().map(PathBuf::from);
-    swaps
-        .lines()
-        .any(|line| first(line).as_deref() == Some(&node))
-        .then(|| "swapped to".to_owned())
+    let swaps = match fs::read_to_string(&ground.swaps) {
+        Ok(swaps) => swaps,
+        // A kernel that cannot swap has no list of it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| reading(&ground.swaps)),
+    };
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    let node = ground.node(&name);
+    let swap = |line: &str| line.split_whitespace().next().map(Path::new) == Some(&node);
+    Ok(swaps.lines().any(swap).then(|| "swapped to".to_owned()))
 }
 
 /// Another disk that has a volume's partition.

@@ -18,13 +18,17 @@ fn machine(disks: &[(&str, &str)]) -> Fake {
     for folder in ["dev", "block"] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
-    for (name, serial) in disks {
+    for (n, (name, serial)) in disks.iter().enumerate() {
         let directory = root.join("block").join(name);
-        fs::create_dir_all(directory.join("queue")).unwrap();
+        for folder in ["queue", "holders"] {
+            fs::create_dir_all(directory.join(folder)).unwrap();
+        }
+        let number = format!("253:{}", n * 16);
         let sectors = (400 * MIB / 512).to_string();
         let files = [
             ("size", &*sectors),
             ("serial", serial),
+            ("dev", &number),
             ("queue/logical_block_size", "512"),
         ];
         for (file, text) in files {
@@ -74,6 +78,7 @@ impl Fake {
         ] {
             self.put(&format!("block/{disk}/{part}/{file}"), &text);
         }
+        fs::create_dir(self.dir.path().join(format!("block/{disk}/{part}/holders"))).unwrap();
         let node = fs::File::create(self.dir.path().join("dev").join(part)).unwrap();
         node.set_len(entry.blocks() * 512).unwrap();
     }
@@ -218,7 +223,7 @@ fn what_others_use_is_refused() {
     let wanted = volume("longhorn", "two");
     let disks = [("vda", "one"), ("vdb", "two")];
     type Use = fn(&Fake);
-    let uses: [(Use, &str); 5] = [
+    let uses: [(Use, &str); 8] = [
         (|fake| fake.put("block/vdb/holders/md0", ""), "part of md0"),
         (
             |fake| {
@@ -246,6 +251,18 @@ fn what_others_use_is_refused() {
             "vdb2 is mounted at /mnt",
         ),
         (|fake| fake.put("block/vdb/ro", "1"), "is read-only"),
+        (
+            |fake| fs::create_dir(fake.dir.path().join("swaps")).unwrap(),
+            "used for what cannot be told (reading ",
+        ),
+        (
+            |fake| fs::remove_dir(fake.dir.path().join("block/vdb/holders")).unwrap(),
+            "/holders: No such file",
+        ),
+        (
+            |fake| fs::remove_file(fake.dir.path().join("block/vdb/dev")).unwrap(),
+            "/dev: No such file",
+        ),
     ];
     for (begin, want) in uses {
         let fake = machine(&disks);
