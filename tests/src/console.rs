@@ -1,5 +1,6 @@
 //! A guest's serial console, as QEMU writes it to a file.
 
+use crate::monitor::Monitor;
 use anyhow::{Context, Result, bail};
 use std::{
     fs,
@@ -12,12 +13,14 @@ use std::{
 #[derive(Clone, Debug)]
 pub struct Console {
     path: PathBuf,
+    monitor: Monitor,
 }
 
 impl Console {
-    pub(crate) fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path, monitor: Monitor) -> Self {
         Console {
             path: path.to_owned(),
+            monitor,
         }
     }
 
@@ -50,10 +53,9 @@ impl Console {
             }
             if Instant::now() > deadline {
                 bail!(
-                    "{text:?} was not on the console after {}s; its end:\n{}\n(all of it: {})",
+                    "{text:?} was not on the console after {}s; its end:\n{}",
                     limit.as_secs(),
-                    self.tail(25),
-                    self.path.display()
+                    self.end()
                 );
             }
             sleep(Duration::from_millis(100));
@@ -71,11 +73,12 @@ impl Console {
             .map(|line| line.trim().to_owned())
     }
 
-    /// The last lines.
-    pub fn tail(&self, lines: usize) -> String {
+    /// The last lines, and where the machine is: what a failed test tells.
+    pub fn end(&self) -> String {
         let text = self.text();
         let all: Vec<_> = text.lines().collect();
-        all[all.len().saturating_sub(lines)..].join("\n")
+        let last = all[all.len().saturating_sub(25)..].join("\n");
+        format!("{last}\n{}", self.monitor.place())
     }
 
     /// Copies the console to where it is kept after a failed test.

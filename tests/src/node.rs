@@ -87,7 +87,7 @@ impl Node {
                 anyhow::bail!(
                     "the API does not answer: {}\n{}",
                     output.stderr.trim(),
-                    self.vm.console().tail(25)
+                    self.vm.console().end()
                 );
             }
             sleep(Duration::from_millis(500));

@@ -3,15 +3,16 @@
 
 use crate::{
     Accel, Console, Image, accel,
+    firmware::{self, Attendant},
     image::target,
+    monitor::Monitor,
     torture::{Recording, WRITES},
 };
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener},
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -19,8 +20,9 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// How long a boot may take: the slowest machine in software, under load.
-pub const BOOT: Duration = Duration::from_secs(240);
+/// How long a boot may take: the slowest machine in software, under load, whose firmware hung
+/// once, see [`Attendant`].
+pub const BOOT: Duration = Duration::from_secs(420);
 
 /// What a config needs in a guest's network, as a patch: QEMU's DHCP server gives
 /// an address, but an isolated network has no way out to tell of, and no time server.
@@ -132,6 +134,9 @@ pub struct Vm {
     child: Child,
     folder: Folder,
     console: Console,
+    monitor: Monitor,
+    /// Ends by itself when it is dropped.
+    _attendant: Attendant,
     ports: Vec<(u16, u16)>,
     detached: bool,
 }
@@ -152,10 +157,11 @@ impl Folder {
 
 impl Vm {
     fn launch(guest: Guest, name: &str, folder: Folder, disk: PathBuf) -> Result<Vm> {
-        let (code, vars) = firmware()?;
+        let (code, vars) = firmware::files()?;
         let own_vars = folder.path().join("vars.fd");
         fs::copy(&vars, &own_vars).with_context(|| format!("copying {}", vars.display()))?;
-        let console = Console::new(&folder.path().join("console.log"));
+        let monitor = Monitor::new(&folder.path().join("qmp"));
+        let console = Console::new(&folder.path().join("console.log"), monitor.clone());
         fs::write(console.path(), "")?;
         let mut ports = Vec::new();
         for port in std::iter::once(keelson_api::PORT).chain(guest.forwards.iter().copied()) {
@@ -195,11 +201,7 @@ impl Vm {
             .args(["-device", "i6300esb", "-action", "watchdog=reset"])
             .arg("-serial")
             .arg(format!("file:{}", console.path().display()))
-            .arg("-qmp")
-            .arg(format!(
-                "unix:{},server=on,wait=off",
-                folder.path().join("qmp").display()
-            ));
+            .args(["-qmp", &monitor.option()]);
         for (n, (file, serial)) in guest.disks.iter().enumerate() {
             command.arg("-drive").arg(format!(
                 "if=none,id=more{n},format=raw,cache=unsafe,file={}",
@@ -223,10 +225,12 @@ impl Vm {
             .spawn()
             .context("starting qemu-system-x86_64 (package qemu-system-x86)")?;
         Ok(Vm {
+            _attendant: Attendant::begin(name, &console, &monitor),
             name: name.to_owned(),
             child,
             folder,
             console,
+            monitor,
             ports,
             detached: false,
         })
@@ -293,7 +297,7 @@ impl Vm {
             "{} still runs after {}s; the console's end:\n{}",
             self.name,
             limit.as_secs(),
-            self.console.tail(25)
+            self.console.end()
         )
     }
 
@@ -306,22 +310,18 @@ impl Vm {
 
     /// Resets the machine as its button would.
     pub fn reset(&self) -> Result<()> {
-        self.monitor(r#"{"execute": "system_reset"}"#)
+        self.press("system_reset", json!({}))
     }
 
     /// Presses its power button.
     pub fn press_power_button(&self) -> Result<()> {
-        self.monitor(r#"{"execute": "system_powerdown"}"#)
+        self.press("system_powerdown", json!({}))
     }
 
     /// Presses Ctrl-Alt-Del on its keyboard.
     pub fn press_ctrl_alt_del(&self) -> Result<()> {
-        let keys = ["ctrl", "alt", "delete"]
-            .map(|key| format!(r#"{{"type": "qcode", "data": "{key}"}}"#))
-            .join(", ");
-        self.monitor(&format!(
-            r#"{{"execute": "send-key", "arguments": {{"keys": [{keys}]}}}}"#
-        ))
+        let keys = ["ctrl", "alt", "delete"].map(|key| json!({"type": "qcode", "data": key}));
+        self.press("send-key", json!({"keys": keys}))
     }
 
     /// Lets the guest run on after this program ends.
@@ -329,23 +329,8 @@ impl Vm {
         self.detached = true;
     }
 
-    fn monitor(&self, command: &str) -> Result<()> {
-        let mut socket = UnixStream::connect(self.folder.path().join("qmp"))?;
-        let mut lines = BufReader::new(socket.try_clone()?).lines();
-        for command in [r#"{"execute": "qmp_capabilities"}"#, command] {
-            writeln!(socket, "{command}")?;
-            loop {
-                let line = lines.next().context("QEMU closed its monitor")??;
-                ensure!(
-                    !line.contains("\"error\""),
-                    "QEMU refused {command}: {line}"
-                );
-                if line.contains("\"return\"") {
-                    break;
-                }
-            }
-        }
-        Ok(())
+    fn press(&self, command: &str, arguments: Value) -> Result<()> {
+        self.monitor.execute(command, arguments).map(drop)
     }
 }
 
@@ -423,18 +408,6 @@ pub fn overlay(base: &Path, disk: &Path, gib: u32) -> Result<()> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(())
-}
-
-/// UEFI firmware: its code and the template of its variables (package ovmf).
-fn firmware() -> Result<(PathBuf, PathBuf)> {
-    let dir = Path::new("/usr/share/OVMF");
-    let pair = (dir.join("OVMF_CODE_4M.fd"), dir.join("OVMF_VARS_4M.fd"));
-    ensure!(
-        pair.0.exists() && pair.1.exists(),
-        "no UEFI firmware in {}: install the package ovmf",
-        dir.display()
-    );
-    Ok(pair)
 }
 
 /// A port of loopback that is free now.

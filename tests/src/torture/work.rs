@@ -24,7 +24,7 @@ pub fn record(folder: &Path, work: impl FnOnce(&Node) -> Result<()>) -> Result<(
     let osctl = Osctl::at(&folder.join(PERSON))?;
     let mut node = Node { vm, osctl };
     Recording::mark(folder, "boot")?;
-    work(&node).with_context(|| format!("the console's end:\n{}", node.vm.console().tail(25)))?;
+    work(&node).with_context(|| format!("the console's end:\n{}", node.vm.console().end()))?;
     Recording::mark(folder, "shutdown")?;
     node.osctl.ok(["shutdown"])?;
     node.vm.wait_for_exit(BOOT)?;
@@ -143,7 +143,7 @@ pub fn boot(recording: &Recording, state: &State, image: &Image, version: &str) 
             bail!(
                 "{} does not come up; the console's end:\n{}",
                 state.number,
-                console.tail(25)
+                console.end()
             );
         }
         sleep(Duration::from_secs(1));

@@ -73,7 +73,7 @@ where
             network(vm.address(guest::CLOSED), deadline).await?;
             ask(deadline, attempt).await
         })
-        .with_context(|| format!("the console's end:\n{}", console.tail(25)))?;
+        .with_context(|| format!("the console's end:\n{}", console.end()))?;
     Ok(Answer {
         seconds: (answered - begun).as_secs_f64(),
         processor_seconds: processor(vm)? - before,
@@ -104,7 +104,7 @@ fn first_line(console: &Console) -> Result<Instant> {
         ensure!(
             Instant::now() < deadline,
             "the kernel has not started; the console's end:\n{}",
-            console.tail(25)
+            console.end()
         );
         sleep(Duration::from_millis(10));
     }

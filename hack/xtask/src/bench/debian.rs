@@ -352,7 +352,7 @@ impl Installed {
                 "over ssh, {script:?} ended with {}: {}\nthe console's end:\n{}",
                 output.status,
                 String::from_utf8_lossy(&output.stderr).trim(),
-                vm.console().tail(25)
+                vm.console().end()
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

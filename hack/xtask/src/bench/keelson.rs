@@ -107,7 +107,7 @@ impl Installed {
             if Instant::now() > deadline {
                 bail!(
                     "the stand-in has not told what the machine uses; its log:\n{log}\nthe console's end:\n{}",
-                    vm.console().tail(25)
+                    vm.console().end()
                 );
             }
             sleep(Duration::from_secs(5));
