@@ -19,12 +19,17 @@
 //!
 //! Everything is sent to all servers, as RFC 8415 has it unless a server wishes otherwise.
 
+mod answer;
+mod question;
+mod state;
+
 use super::{
     exchange::{CONFIRM, DECLINE, Exchange, Pauses, REBIND, RENEW, REQUEST, SOLICIT},
-    lease::{Bound, Lease, Refusal},
-    message::{self, Association, Kind, Lent, Message, status},
+    lease::Bound,
+    message::Message,
 };
 use crate::dhcp::Chance;
+use state::{Offer, State};
 use std::{
     net::Ipv6Addr,
     time::{Duration, Instant},
@@ -92,43 +97,6 @@ pub(crate) struct Client {
     longest: Duration,
 }
 
-#[derive(Clone, Debug)]
-enum State {
-    /// The link cannot be used. A lease may still be held.
-    Idle { held: Option<Bound> },
-    /// Begins again at this time.
-    Waiting { until: Instant },
-    /// Looks for a server; the best offer yet.
-    Soliciting {
-        exchange: Exchange,
-        best: Option<Offer>,
-    },
-    /// Has taken an offer; or has a lease that its server has forgotten.
-    Requesting {
-        exchange: Exchange,
-        offer: Offer,
-        held: Option<Bound>,
-    },
-    /// Asks whether the address of a lease belongs to the network that it is in now.
-    Confirming { exchange: Exchange, held: Bound },
-    /// Uses a lease.
-    Bound { held: Bound },
-    /// Asks the server of its lease to go on.
-    Renewing { exchange: Exchange, held: Bound },
-    /// Asks any server to go on.
-    Rebinding { exchange: Exchange, held: Bound },
-    /// Tells the server that another machine has the address.
-    Declining { exchange: Exchange, offer: Offer },
-}
-
-/// What a server would lend, or has lent.
-#[derive(Clone, Debug)]
-struct Offer {
-    server: Vec<u8>,
-    address: Ipv6Addr,
-    preference: u8,
-}
-
 /// SOL_MAX_DELAY and CNF_MAX_DELAY: machines that were switched on together do not ask
 /// together.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -159,36 +127,12 @@ impl Client {
 
     /// When to call [`Client::handle`] with a tick at the latest; `None` is never.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        match &self.state {
-            State::Idle { held } => held.as_ref()?.expires(),
-            State::Waiting { until } => Some(*until),
-            State::Soliciting { exchange, .. } | State::Declining { exchange, .. } => {
-                Some(exchange.again)
-            }
-            State::Requesting { exchange, held, .. } => {
-                earliest(exchange.again, held.as_ref().and_then(Bound::expires))
-            }
-            State::Confirming { exchange, held } => {
-                earliest(exchange.again.min(exchange.until()), held.expires())
-            }
-            State::Bound { held } => match (held.renews(), held.expires()) {
-                (Some(renews), expires) => earliest(renews, expires),
-                (None, expires) => expires,
-            },
-            State::Renewing { exchange, held } => {
-                let rebinds = earliest(exchange.again, held.rebinds());
-                rebinds.and_then(|at| earliest(at, held.expires()))
-            }
-            State::Rebinding { exchange, held } => earliest(exchange.again, held.expires()),
-        }
+        self.state.deadline()
     }
 
     /// Whether messages are awaited: while not, no port need be open.
     pub(crate) fn listens(&self) -> bool {
-        !matches!(
-            self.state,
-            State::Idle { .. } | State::Waiting { .. } | State::Bound { .. }
-        )
+        self.state.listens()
     }
 
     /// Says what to do about an input. `now` must never go back.
@@ -200,7 +144,7 @@ impl Client {
             Input::Tick => {}
             Input::LinkUp => self.link_up(now),
             Input::LinkDown => {
-                let held = self.held();
+                let held = self.state.held().cloned();
                 self.state = State::Idle { held };
             }
             Input::Duplicate(address) => self.duplicate(now, address, &mut outputs),
@@ -227,15 +171,7 @@ impl Client {
     }
 
     fn tick(&mut self, now: Instant, outputs: &mut Vec<Output>) {
-        let held = match &self.state {
-            State::Idle { held } | State::Requesting { held, .. } => held.as_ref(),
-            State::Confirming { held, .. }
-            | State::Bound { held }
-            | State::Renewing { held, .. }
-            | State::Rebinding { held, .. } => Some(held),
-            State::Waiting { .. } | State::Soliciting { .. } | State::Declining { .. } => None,
-        };
-        if held.is_some_and(|held| expired(held, now)) {
+        if self.state.held().is_some_and(|held| expired(held, now)) {
             return self.lose(now, Loss::Expired, outputs);
         }
         let before = std::mem::replace(&mut self.state, State::Idle { held: None });
@@ -343,173 +279,22 @@ impl Client {
         };
     }
 
-    /// Takes the lease out of the state, where there is one.
-    fn held(&mut self) -> Option<Bound> {
-        match std::mem::replace(&mut self.state, State::Idle { held: None }) {
-            State::Idle { held } | State::Requesting { held, .. } => held,
-            State::Confirming { held, .. }
-            | State::Bound { held }
-            | State::Renewing { held, .. }
-            | State::Rebinding { held, .. } => Some(held),
-            State::Waiting { .. } | State::Soliciting { .. } | State::Declining { .. } => None,
-        }
-    }
-
     fn duplicate(&mut self, now: Instant, address: Ipv6Addr, outputs: &mut Vec<Output>) {
-        let before = self.state.clone();
-        match self.held() {
-            Some(held) if held.lease.address == address => {
-                outputs.push(Output::Lost(Loss::Duplicate));
-                self.last = None;
-                // A link that is down says nothing.
-                if !matches!(before, State::Idle { .. }) {
-                    self.state = State::Declining {
-                        exchange: self.exchange(now),
-                        offer: offer(&held.lease, 0),
-                    };
-                }
-            }
-            _ => self.state = before,
-        }
-    }
-
-    fn message(
-        &mut self,
-        now: Instant,
-        message: &Message,
-        from: Ipv6Addr,
-        outputs: &mut Vec<Output>,
-    ) {
-        let (exchange, server) = match &self.state {
-            State::Soliciting { exchange, .. }
-            | State::Confirming { exchange, .. }
-            | State::Rebinding { exchange, .. } => (exchange, None),
-            State::Requesting {
-                exchange, offer, ..
-            }
-            | State::Declining { exchange, offer } => (exchange, Some(&offer.server)),
-            // A refusal from elsewhere must not end a lease that its own server keeps.
-            State::Renewing { exchange, held } => (exchange, Some(&held.lease.server)),
-            State::Idle { .. } | State::Waiting { .. } | State::Bound { .. } => return,
-        };
-        // RFC 8415, sections 16.3 and 16.10.
-        if exchange.tries == 0
-            || message.transaction != exchange.transaction
-            || message.client != self.identity.duid
-            || message.server.is_empty()
-            || server.is_some_and(|server| *server != message.server)
-        {
-            return;
-        }
-        let sent = exchange.sent;
-        match message.kind {
-            Kind::Advertise => self.advertised(now, message, from),
-            Kind::Reply => self.replied(now, sent, message, from, outputs),
-            _ => {}
-        }
-    }
-
-    fn advertised(&mut self, now: Instant, message: &Message, from: Ipv6Addr) {
-        let State::Soliciting { exchange, best } = &mut self.state else {
+        let mine = |held: &&Bound| held.lease.address == address;
+        let Some(held) = self.state.held().filter(mine) else {
             return;
         };
-        // Also where it lends nothing (RFC 8415, section 18.2.9).
-        if let Some(seconds) = message.longest.filter(|it| SOLICIT_LONGEST.contains(it)) {
-            self.longest = Duration::from_secs(seconds.into());
-        }
-        let Ok(lease) = Lease::read(message, self.identity.association, from, self.last) else {
-            return;
+        let offer = Offer::of(&held.lease, 0);
+        outputs.push(Output::Lost(Loss::Duplicate));
+        self.last = None;
+        self.state = match self.state {
+            // A link that is down says nothing.
+            State::Idle { .. } => State::Idle { held: None },
+            _ => State::Declining {
+                exchange: self.exchange(now),
+                offer,
+            },
         };
-        let offer = offer(&lease, message.preference);
-        if exchange.tries == 1 && offer.preference < AT_ONCE {
-            // Of two that are as good, the faster.
-            if best
-                .as_ref()
-                .is_none_or(|best| best.preference < offer.preference)
-            {
-                *best = Some(offer);
-            }
-            return;
-        }
-        self.state = self.request(now, offer, None);
-    }
-
-    fn replied(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        message: &Message,
-        from: Ipv6Addr,
-        outputs: &mut Vec<Output>,
-    ) {
-        match &self.state {
-            State::Soliciting { .. } if !message.rapid => return,
-            State::Declining { .. } => {
-                self.state = self.pause(now);
-                return;
-            }
-            State::Confirming { held, .. } => {
-                // It says no more than whether the address belongs here.
-                match message.status {
-                    status::SUCCESS => self.state = State::Bound { held: held.clone() },
-                    status::NOT_ON_LINK => self.lose(now, Loss::Refused, outputs),
-                    _ => {}
-                }
-                return;
-            }
-            _ => {}
-        }
-        let held = match &self.state {
-            State::Requesting { held, .. } => held.as_ref(),
-            State::Renewing { held, .. } | State::Rebinding { held, .. } => Some(held),
-            _ => None,
-        };
-        let address = held.map(|held| held.lease.address).or(self.last);
-        let renewed = matches!(self.state, State::Renewing { .. } | State::Rebinding { .. });
-        let id = self.identity.association;
-        match (
-            Lease::read(message, id, from, address),
-            &self.state,
-            held.is_some(),
-        ) {
-            (Ok(lease), ..) => {
-                let held = Bound { lease, since: sent };
-                if expired(&held, now) {
-                    return;
-                }
-                self.last = Some(held.lease.address);
-                // Not by the first: another machine may be found to have that address.
-                if renewed {
-                    self.refusals = 0;
-                }
-                outputs.push(Output::Bound(held.clone()));
-                self.state = State::Bound { held };
-            }
-            (Err(Refusal::Senseless), ..) | (Err(_), State::Soliciting { .. }, _) => {}
-            // The server has forgotten: it is told anew (RFC 8415, section 18.2.10.1).
-            (
-                Err(Refusal::NoBinding),
-                State::Renewing { held, .. } | State::Rebinding { held, .. },
-                _,
-            ) => {
-                let held = held.clone();
-                let offer = Offer {
-                    server: message.server.clone(),
-                    ..offer(&held.lease, 0)
-                };
-                self.state = self.request(now, offer, Some(held));
-            }
-            // It lends nothing new, and takes nothing back: the lease is as it was.
-            (Err(Refusal::NoAddress), State::Renewing { .. } | State::Rebinding { .. }, _) => {}
-            (Err(_), _, true) => {
-                self.last = None;
-                self.lose(now, Loss::Refused, outputs);
-            }
-            (Err(_), _, false) => {
-                self.last = None;
-                self.state = self.pause(now);
-            }
-        }
     }
 
     /// Gives the lease up and begins again; where the link is down, when it is not.
@@ -543,82 +328,6 @@ impl Client {
     fn ask(&mut self, exchange: Exchange, now: Instant, pauses: Pauses) -> Exchange {
         exchange.ask(now, pauses, &mut self.chance)
     }
-
-    /// Sends what the state has just asked.
-    fn send(&self, now: Instant, outputs: &mut Vec<Output>) {
-        let (exchange, kind, server, address) = match &self.state {
-            State::Soliciting { exchange, .. } => (exchange, Kind::Solicit, None, self.last),
-            State::Requesting {
-                exchange, offer, ..
-            } => (
-                exchange,
-                Kind::Request,
-                Some(&offer.server),
-                Some(offer.address),
-            ),
-            State::Confirming { exchange, held } => {
-                (exchange, Kind::Confirm, None, Some(held.lease.address))
-            }
-            State::Renewing { exchange, held } => (
-                exchange,
-                Kind::Renew,
-                Some(&held.lease.server),
-                Some(held.lease.address),
-            ),
-            State::Rebinding { exchange, held } => {
-                (exchange, Kind::Rebind, None, Some(held.lease.address))
-            }
-            State::Declining { exchange, offer } => (
-                exchange,
-                Kind::Decline,
-                Some(&offer.server),
-                Some(offer.address),
-            ),
-            State::Idle { .. } | State::Waiting { .. } | State::Bound { .. } => return,
-        };
-        if exchange.tries == 0 {
-            return;
-        }
-        let hundredths = now.saturating_duration_since(exchange.began).as_millis() / 10;
-        let lent = address.map(|address| Lent {
-            address,
-            preferred: 0,
-            valid: 0,
-            status: status::SUCCESS,
-        });
-        let wanted = match kind {
-            Kind::Confirm | Kind::Decline => Vec::new(),
-            _ => vec![message::DNS, message::SEARCH, message::LONGEST],
-        };
-        let message = Message {
-            kind,
-            transaction: exchange.transaction,
-            client: self.identity.duid.clone(),
-            server: server.cloned().unwrap_or_default(),
-            associations: vec![Association {
-                id: self.identity.association,
-                addresses: lent.into_iter().collect(),
-                ..Association::default()
-            }],
-            wanted,
-            elapsed: Some(hundredths.try_into().unwrap_or(u16::MAX)),
-            rapid: kind == Kind::Solicit,
-            ..Message::default()
-        };
-        outputs.push(Output::Send(message.encode()));
-    }
-}
-
-fn offer(lease: &Lease, preference: u8) -> Offer {
-    Offer {
-        server: lease.server.clone(),
-        address: lease.address,
-        preference,
-    }
-}
-
-fn earliest(one: Instant, other: Option<Instant>) -> Option<Instant> {
-    Some(other.map_or(one, |other| other.min(one)))
 }
 
 fn expired(held: &Bound, now: Instant) -> bool {
@@ -626,5 +335,4 @@ fn expired(held: &Bound, now: Instant) -> bool {
 }
 
 #[cfg(test)]
-#[path = "client_tests.rs"]
 mod tests;
