@@ -7,77 +7,31 @@
 //! All others are loaded beside the passes; what is refused there is tried once more
 //! in a pass, which tells.
 
+mod device;
 mod loader;
+mod needed;
 mod parameter;
+mod publish;
 
+pub(crate) use device::{coldplug, events};
 pub(crate) use loader::Loading;
 pub(crate) use parameter::{SYS_MODULE, after_reboot};
 
-use crate::{
-    engine::Wake,
-    noun::Noun,
-    resource::{Phase, Resource},
-};
+use crate::{engine::Wake, noun::Noun, resource::Resource};
 use anyhow::Context as _;
-use keelson_config::{Machine, Role};
-use keelson_sys::module::{Error, Index, Parameters, loaded, modaliases, normalize, words};
+use device::{Driver, NETWORK, New};
+use keelson_config::Machine;
+use keelson_sys::module::{Index, Parameters, loaded, normalize, words};
 use loader::{Loader, Told};
+use needed::needed;
 use parameter::{GIVEN, Stand, Table};
+use publish::publish;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs,
+    fmt,
     path::Path,
     sync::Arc,
 };
-
-/// The modules of a machine that runs pods. They were found to be enough with the
-/// kernel's own loading switched off, but for the last lines, which are for services
-/// with several endpoints, host ports and the flannel network.
-const FOR_PODS: &[(&str, &str)] = &[
-    ("overlay", "the images of containers"),
-    ("veth", "the links of pods"),
-    ("bridge", "the network of pods"),
-    ("br_netfilter", "services work between pods of one bridge"),
-    ("nf_conntrack", "services"),
-    ("nf_nat", "services"),
-    ("nf_tables", "iptables"),
-    ("nft_compat", "iptables"),
-    ("nft_chain_nat", "services"),
-    ("xt_tcpudp", "services"),
-    ("xt_addrtype", "host ports"),
-    ("xt_comment", "services"),
-    ("xt_conntrack", "services"),
-    ("xt_mark", "services"),
-    ("xt_nat", "services"),
-    ("xt_MASQUERADE", "pods reach the world"),
-    ("ipt_REJECT", "services without an endpoint"),
-    ("ip6t_REJECT", "services without an endpoint"),
-    ("xt_statistic", "services with several endpoints"),
-    ("xt_multiport", "host ports and network policies"),
-    ("xt_limit", "network policies"),
-    ("xt_recent", "session affinity"),
-    ("xt_set", "network policies"),
-    ("vxlan", "the network between machines"),
-];
-
-/// Where the kernel keeps the drivers of network cards.
-const NETWORK: &str = "kernel/drivers/net/";
-
-/// The module of swap in memory; what compresses it comes with it.
-const FOR_SWAP: &[(&str, &str)] = &[("zram", "swap in memory")];
-
-/// What is wanted of the modules beside those that the config names, by name.
-fn wanted(machine: &Machine) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let pods = match machine.role {
-        Role::Server | Role::Agent => FOR_PODS,
-        Role::None => &[],
-    };
-    let swap = match machine.swap {
-        Some(_) => FOR_SWAP,
-        None => &[],
-    };
-    pods.iter().chain(swap).copied()
-}
 
 /// The noun.
 pub(crate) struct Modules {
@@ -97,15 +51,6 @@ pub(crate) struct Modules {
     table: Table,
     /// What was loaded before there was a root.
     early: BTreeSet<String>,
-}
-
-/// A driver of a device that is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Driver {
-    /// One of its devices.
-    device: String,
-    /// Whether loading it was tried, or is about to be.
-    tried: bool,
 }
 
 /// Where a module stands.
@@ -138,15 +83,6 @@ pub(crate) struct Have {
     new: BTreeMap<String, New>,
     /// What is being loaded.
     loading: BTreeSet<String>,
-}
-
-/// The driver of a new device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct New {
-    /// The device.
-    device: String,
-    /// Whether it is a network card's.
-    network: bool,
 }
 
 /// One missing step.
@@ -285,76 +221,6 @@ impl Modules {
         self.index = Some(index.clone());
         Ok(index)
     }
-
-    /// Looks at the devices, if there was an event since the last look.
-    async fn look_at_devices(&mut self, index: &Arc<Index>) -> anyhow::Result<()> {
-        let count = events();
-        if count.is_some() && count == self.seen {
-            return Ok(());
-        }
-        let (index, known) = (index.clone(), std::mem::take(&mut self.known));
-        // Some hundred small files, and for each new one a search of the index.
-        let found = tokio::task::spawn_blocking(move || {
-            let all = modaliases();
-            let mut drivers = BTreeMap::new();
-            for alias in all.difference(&known) {
-                for module in index.resolve(alias) {
-                    drivers
-                        .entry(normalize(module))
-                        .or_insert_with(|| alias.clone());
-                }
-            }
-            (all, drivers)
-        });
-        let (all, drivers) = found.await?;
-        self.known = all;
-        self.seen = count;
-        for (module, device) in drivers {
-            // A device that came again may need what was refused before.
-            let driver = self.drivers.entry(module).or_insert(Driver {
-                device,
-                tried: false,
-            });
-            driver.tried = false;
-        }
-        Ok(())
-    }
-}
-
-/// Loads the drivers of all devices, and of those that these bring, and waits for them:
-/// before a machine without a config looks for one, which any device may hold. What
-/// fails is left to the noun, which tries again and tells.
-pub(crate) async fn coldplug() {
-    let plugged = tokio::task::spawn_blocking(|| {
-        let index = Index::open_running()?;
-        let mut known = BTreeSet::new();
-        loop {
-            let new: Vec<String> = modaliases().difference(&known).cloned().collect();
-            if new.is_empty() {
-                return Ok::<(), Error>(());
-            }
-            for alias in &new {
-                if let Err(error) = index.load_alias(alias) {
-                    tracing::debug!("a driver for {alias}: {:#}", anyhow::Error::from(error));
-                }
-            }
-            known.extend(new);
-        }
-    });
-    match plugged.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!("loading drivers: {:#}", anyhow::Error::from(error)),
-        Err(error) => tracing::warn!("loading drivers: {error}"),
-    }
-}
-
-/// How many events of devices there have been: `/sys/kernel/uevent_seqnum`.
-pub(crate) fn events() -> Option<u64> {
-    fs::read_to_string("/sys/kernel/uevent_seqnum")
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
 }
 
 /// Where a module stands. `running` are the names of the loaded ones.
@@ -376,71 +242,6 @@ fn status(
     }
 }
 
-/// Why a module of the config cannot be had, if another one of the image has the name that
-/// is nearest.
-pub(crate) fn not_carried(nearest: Option<&String>) -> String {
-    match nearest {
-        Some(near) => format!("is not in the image; did you mean {near}?"),
-        None => "is not in the image".to_owned(),
-    }
-}
-
-/// What is not as wanted of a module's parameters, the worst first.
-fn troubles(
-    have: &Have,
-    module: &str,
-    wanted: Option<&BTreeMap<String, String>>,
-) -> Option<(Phase, String)> {
-    let built_in = have.built_in.contains(module);
-    let early = have.early.contains(module);
-    let mut never = Vec::new();
-    let mut later = Vec::new();
-    let mut unseen = Vec::new();
-    for (key, stand) in have.stands.get(module)? {
-        let value = wanted.and_then(|wanted| wanted.get(key))?;
-        match stand {
-            Stand::InForce => {}
-            Stand::Fixed(now) if built_in => never.push(format!(
-                "{key} stays {now}: the module is a part of this kernel, which takes it from the \
-                 signed boot image alone"
-            )),
-            Stand::Unknown if built_in => never.push(format!(
-                "{key} cannot be set: the module is a part of this kernel, and shows no such \
-                 parameter"
-            )),
-            Stand::Fixed(now) if early => never.push(format!(
-                "{key} stays {now}: the module is loaded from the signed boot image, before a \
-                 config is read"
-            )),
-            Stand::Unknown if early => never.push(format!(
-                "{key} cannot be set: the module is loaded from the signed boot image, before a \
-                 config is read, and shows no such parameter"
-            )),
-            Stand::Fixed(now) => later.push(format!(
-                "{key} is {now} and waits for a reboot to become {value}"
-            )),
-            Stand::Unknown => later.push(format!(
-                "the module was loaded without {key} and shows no such parameter: it waits for a \
-                 reboot to be loaded with it"
-            )),
-            Stand::Changeable(now) => later.push(format!("{key} is {now}, not {value} yet")),
-            Stand::Unseen => unseen.push(format!(
-                "it was loaded with {key}={value}, which it does not show; `osctl dmesg` tells if \
-                 it knows no such parameter"
-            )),
-        }
-    }
-    let phase = if !never.is_empty() {
-        Phase::Failed
-    } else if !later.is_empty() {
-        Phase::Pending
-    } else {
-        Phase::Ready
-    };
-    let all: Vec<String> = never.into_iter().chain(later).chain(unseen).collect();
-    (!all.is_empty()).then(|| (phase, all.join("; ")))
-}
-
 impl Noun for Modules {
     const KIND: &'static str = "module";
     type Have = Have;
@@ -456,7 +257,7 @@ impl Noun for Modules {
         let running = loaded().context("reading the loaded kernel modules")?;
         let status = |name: &str| status(name, &running, &loading, &index);
         let configured = || want.modules.iter().map(|module| module.name.as_str());
-        let fixed: BTreeMap<String, Status> = wanted(want)
+        let fixed: BTreeMap<String, Status> = needed(want)
             .map(|(name, _)| name)
             .chain(configured())
             .map(|name| (normalize(name), status(name)))
@@ -545,71 +346,7 @@ impl Noun for Modules {
     }
 
     fn publish(&self, have: &Have, want: &Machine) -> Vec<Resource> {
-        let for_swap = |name: &str| FOR_SWAP.iter().any(|(wanted, _)| *wanted == name);
-        let reasons: BTreeMap<String, &str> = wanted(want)
-            .map(|(name, why)| (normalize(name), why))
-            .collect();
-        let configured: BTreeMap<&str, &BTreeMap<String, String>> = want
-            .modules
-            .iter()
-            .map(|module| (module.name.as_str(), &module.parameters))
-            .collect();
-        let fixed = have.fixed.iter().map(|(name, status)| {
-            let why = reasons.get(name).copied();
-            let mine = configured.get(name.as_str());
-            let reason = || why.unwrap_or("wanted by the config").to_owned();
-            let (phase, message) = match (status, self.refused.get(name)) {
-                (Status::There, _) => {
-                    troubles(have, name, mine.copied()).unwrap_or((Phase::Ready, reason()))
-                }
-                (Status::Loading, _) => (Phase::Pending, "is being loaded".to_owned()),
-                (Status::Nowhere, _) if mine.is_some() => {
-                    (Phase::Failed, not_carried(have.nearest.get(name)))
-                }
-                (Status::Nowhere, _) => (
-                    Phase::Pending,
-                    format!("is not in the image; it is for {}", reason()),
-                ),
-                (Status::InImage, Some(error)) => (Phase::Failed, error.clone()),
-                (Status::InImage, None) => (Phase::Pending, reason()),
-            };
-            let resource = Resource::new(Self::KIND, name, phase)
-                .message(message)
-                .field(
-                    "for",
-                    if why.is_some() && !for_swap(name) {
-                        "role"
-                    } else {
-                        "config"
-                    },
-                )
-                .field("loading", *status == Status::Loading);
-            match mine.filter(|parameters| !parameters.is_empty()) {
-                Some(parameters) => resource.field("parameters", words(parameters)),
-                None => resource,
-            }
-        });
-        let driver = |(name, driver): (&String, &Driver)| {
-            let (phase, message) = match self.refused.get(name) {
-                Some(error) => (Phase::Failed, error.clone()),
-                None if have.loading.contains(name) => {
-                    (Phase::Pending, "is being loaded".to_owned())
-                }
-                None if driver.tried || !have.new.contains_key(name) => {
-                    (Phase::Ready, String::new())
-                }
-                None => (Phase::Pending, String::new()),
-            };
-            let resource = Resource::new(Self::KIND, name, phase).message(message);
-            resource
-                .field("for", "device")
-                .field("device", driver.device.clone())
-        };
-        let drivers = self
-            .drivers
-            .iter()
-            .filter(|(name, _)| !have.fixed.contains_key(*name));
-        fixed.chain(drivers.map(driver)).collect()
+        publish(self, have, want)
     }
 }
 

@@ -1,6 +1,9 @@
 //! What the noun of kernel modules plans and publishes.
 
 use super::*;
+use crate::resource::Phase;
+use keelson_config::Role;
+use std::fs;
 
 fn have(fixed: &[(&str, Status)], new: &[(&str, &str, bool)]) -> Have {
     let named = |name: &str| name.to_owned();
@@ -99,7 +102,7 @@ fn where_a_module_stands() {
 #[test]
 fn an_empty_machine_wants_no_modules() {
     let mut machine = Machine::maintenance();
-    let names = |machine: &Machine| wanted(machine).map(|(name, _)| name).collect::<Vec<_>>();
+    let names = |machine: &Machine| needed(machine).map(|(name, _)| name).collect::<Vec<_>>();
     assert!(names(&machine).is_empty());
     machine.swap = Some(keelson_config::Swap {
         size: keelson_config::SwapSize::Percent(25),
