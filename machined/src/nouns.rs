@@ -18,3 +18,6 @@ pub(crate) mod time;
 pub(crate) mod virtualaddress;
 pub(crate) mod volume;
 pub(crate) mod watchdog;
+
+#[cfg(test)]
+pub(crate) mod kernel_tests;

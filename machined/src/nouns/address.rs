@@ -390,7 +390,3 @@ impl Noun for Addresses {
 #[cfg(test)]
 #[path = "address_tests.rs"]
 mod tests;
-
-#[cfg(test)]
-#[path = "kernel_tests.rs"]
-pub(crate) mod kernel_tests;

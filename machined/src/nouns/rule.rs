@@ -161,9 +161,7 @@ fn publish(have: &[Rule], network: &Network) -> Vec<Resource> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        netlink, noun::Reconcile as _, nouns::address::kernel_tests::apart, resource::Store,
-    };
+    use crate::{netlink, noun::Reconcile as _, nouns::kernel_tests::apart, resource::Store};
     use proptest::prelude::*;
 
     fn rule(priority: u32, from: Option<&str>, table: u32) -> config::Rule {

@@ -1,7 +1,7 @@
 //! What changes between links and configs, and the bytes that say so.
 
 use super::*;
-use crate::{netlink::Netlink, nouns::address::kernel_tests::apart};
+use crate::{netlink::Netlink, nouns::kernel_tests::apart};
 use genetlink::Part;
 use keelson_config::{KEY, Made};
 use proptest::prelude::*;

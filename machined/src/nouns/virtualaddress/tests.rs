@@ -5,7 +5,7 @@ use crate::{
     engine::Wake,
     noun::Reconcile as _,
     nouns::{
-        address::kernel_tests::{apart, number},
+        kernel_tests::{apart, number},
         link::tests::{machine, named, network},
     },
     resource::Store,

@@ -1,17 +1,41 @@
-//! A lease of DHCPv6 and a router in a real kernel, over a cable between two network
-//! namespaces of the test's own. The near end forwards packets, as a Kubernetes host does.
-//! Needs root; says so where it is not.
+//! A lease of DHCPv6, and a router: a small server of both is at the far end of the cable.
+//! The near end forwards packets, as a Kubernetes host does.
 
-use super::*;
-use crate::{
-    dhcp6::tests::{Association, Kind, Lent, Message},
-    nouns::sysctl::hear_routers,
+use super::{
+    super::{
+        link::tests::{named, network},
+        sysctl::hear_routers,
+    },
+    FAR, Machined, NEAR, apart, number,
 };
+use crate::{
+    dhcp::Status,
+    dhcp6::{
+        Bound,
+        tests::{Association, Kind, Lent, Message},
+    },
+    netlink::{self, Netlink, Unique},
+};
+use keelson_config::{Cidr, Machine};
+use nix::sched::{CloneFlags, unshare};
+use rtnetlink::{LinkUnspec, LinkVeth};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto,
     sockopt::{set_ipv6_add_membership, set_ipv6_multicast_hops},
 };
-use std::{fs, net::SocketAddrV6, os::fd::OwnedFd};
+use std::{
+    fs::{self, File},
+    io,
+    net::{IpAddr, SocketAddrV6, UdpSocket},
+    os::fd::{AsRawFd as _, OwnedFd},
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, channel},
+    },
+    thread,
+    time::Duration,
+};
+use tokio::{runtime::Builder, time::timeout};
 
 const LENT: &str = "2001:db8::15";
 /// The server's own, which it lends all the same.
@@ -130,7 +154,7 @@ fn advertise(router: &OwnedFd, far: u32) {
 
 impl Machined {
     /// Passes, until the client of DHCPv6 is as wished and nothing is missing.
-    async fn settle6(&mut self, wish: impl Fn(Option<&Status<crate::dhcp6::Bound>>) -> bool) {
+    async fn settle6(&mut self, wish: impl Fn(Option<&Status<Bound>>) -> bool) {
         let near = number(&Netlink::connect().unwrap(), NEAR).await;
         let settled = timeout(Duration::from_secs(60), async {
             loop {
@@ -204,7 +228,7 @@ async fn run6() {
         heard
     };
     let is_bound = |address: &'static str| {
-        move |status: Option<&Status<crate::dhcp6::Bound>>| {
+        move |status: Option<&Status<Bound>>| {
             let bound = status.and_then(Status::bound);
             bound.is_some_and(|bound| bound.lease.address.to_string() == address)
         }
