@@ -388,5 +388,4 @@ impl Noun for Addresses {
 }
 
 #[cfg(test)]
-#[path = "address_tests.rs"]
 mod tests;
