@@ -30,6 +30,8 @@ mod power;
 mod resource;
 mod service;
 mod store;
+#[cfg(test)]
+mod testca;
 mod upgrade;
 mod wireguard;
 

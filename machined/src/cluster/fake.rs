@@ -5,11 +5,10 @@ use super::{
     access::{self, Role},
     client::Client,
 };
+use crate::testca::{Ca, private};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::Value;
 use std::{
     convert::Infallible,
@@ -57,19 +56,11 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) async fn start(answer: impl FnMut(&Asked) -> Reply + Send + 'static) -> Api {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let leaf = |names: &[&str]| {
-            let key = KeyPair::generate().unwrap();
-            let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
-            let cert = CertificateParams::new(names).unwrap();
-            (cert.signed_by(&key, &ca).unwrap(), key)
-        };
+        let ca = Ca::new();
         let data_dir = tempfile::tempdir().unwrap();
         let tls = data_dir.path().join("server/tls");
         fs::create_dir_all(&tls).unwrap();
-        let (admin, admin_key) = leaf(&[]);
+        let (admin, admin_key) = ca.issue(&[]);
         for (name, text) in [
             ("server-ca.crt", ca.pem()),
             ("client-admin.crt", admin.pem()),
@@ -78,8 +69,7 @@ impl Api {
             fs::write(tls.join(name), text).unwrap();
         }
 
-        let (cert, key) = leaf(&["127.0.0.1"]);
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let (cert, key) = ca.issue(&["127.0.0.1"]);
         let mut roots = rustls::RootCertStore::empty();
         roots.add(ca.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -93,7 +83,7 @@ impl Api {
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_client_cert_verifier(verifier)
-            .with_single_cert(vec![cert.der().clone()], key)
+            .with_single_cert(vec![cert.der().clone()], private(&key))
             .unwrap();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
 

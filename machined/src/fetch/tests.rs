@@ -1,6 +1,7 @@
 //! Fetching from servers on loopback: whole, in pieces, through a proxy, and what goes wrong.
 
 use super::*;
+use crate::testca::Ca;
 use keelson_config::Secret;
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -136,23 +137,8 @@ async fn a_proxy_is_gone_through_with_its_password() {
 /// A web server with a certificate for `mirror.invalid`; its address, and its CA. It
 /// answers one call, and lets callers go who do not trust it.
 fn https_server(body: &'static [u8], calls: usize) -> (String, String) {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-    use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let cert = CertificateParams::new(vec!["mirror.invalid".to_owned()]).unwrap();
-    let cert = cert.signed_by(&key, &ca).unwrap();
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)
-        .unwrap();
-    let config = std::sync::Arc::new(config);
+    let ca = Ca::new();
+    let config = ca.server(&["mirror.invalid"]);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap().to_string();
     thread::spawn(move || {

@@ -1,9 +1,7 @@
 //! One server over the loopback, by each protocol.
 
 use super::*;
-use crate::forward::line::Entry;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use crate::{forward::line::Entry, testca::Ca};
 use serde_json::Value;
 use std::time::SystemTime;
 use tokio::{
@@ -158,31 +156,11 @@ async fn datagrams_are_whole_objects_of_at_most_8_kib() {
     sender.is(|state| *state == State::Connected).await;
 }
 
-/// A CA, and a server's certificate of it for such names.
-fn certificates(names: &[&str]) -> (String, Arc<rustls::ServerConfig>) {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let cert = CertificateParams::new(names).unwrap();
-    let cert = cert.signed_by(&key, &ca).unwrap();
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)
-        .unwrap();
-    (ca.pem(), Arc::new(config))
-}
-
 #[tokio::test]
 async fn lines_by_tls_to_whom_the_configs_ca_vouches_for() {
     let (listener, port) = listen().await;
-    let (ca, config) = certificates(&["127.0.0.1"]);
-    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let ca = Ca::new();
+    let acceptor = tokio_rustls::TlsAcceptor::from(ca.server(&["127.0.0.1"]));
     let sender = Sender::start(LogProtocol::Tls, port, Settings::default());
     sender.say("one");
     // Nobody vouches for it yet.
@@ -197,7 +175,7 @@ async fn lines_by_tls_to_whom_the_configs_ca_vouches_for() {
     // With the CA in the config it is trusted, without a restart.
     sender
         .settings
-        .send_modify(|settings| settings.trusted_cas = vec![ca]);
+        .send_modify(|settings| settings.trusted_cas = vec![ca.pem()]);
     let stream = loop {
         let (stream, _) = listener.accept().await.unwrap();
         if let Ok(stream) = acceptor.accept(stream).await {
@@ -219,10 +197,11 @@ async fn lines_by_tls_to_whom_the_configs_ca_vouches_for() {
 #[tokio::test]
 async fn a_server_with_another_name_gets_nothing() {
     let (listener, port) = listen().await;
-    let (ca, config) = certificates(&["logs.example.com", "127.0.0.2"]);
-    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let ca = Ca::new();
+    let server = ca.server(&["logs.example.com", "127.0.0.2"]);
+    let acceptor = tokio_rustls::TlsAcceptor::from(server);
     let settings = Settings {
-        trusted_cas: vec![ca],
+        trusted_cas: vec![ca.pem()],
         ..Settings::default()
     };
     let sender = Sender::start(LogProtocol::Tls, port, settings);
