@@ -1,6 +1,6 @@
 //! What can be written in a config, as tables: every key, what its value may be,
 //! what it means, and what it takes to apply a change of it. The tables are made
-//! where the fields are declared, by `object!` in `document.rs`; whatever has to
+//! where the fields are declared, by `object!` in `document/`; whatever has to
 //! know all fields (the reader, patches, the schema, the reference) follows them,
 //! so that a new field is in all of these at once.
 

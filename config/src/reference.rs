@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 /// The whole page.
 pub fn reference() -> String {
     let mut page = String::from(
-        "# The machine config\n\nGenerated from the model in `config/src/document.rs`; do not edit. \
+        "# The machine config\n\nGenerated from the model in `config/src/document/`; do not edit. \
          `osctl explain PATH` shows the same,\n`osctl schema` gives it to an editor.\n\n\
          Keys in **bold** must be there. What applying a change takes: \
          *live*, the running machine follows;\n*restarts the orchestrator*, pods keep running meanwhile; \
