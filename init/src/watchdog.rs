@@ -275,6 +275,21 @@ fn panic_first(dog: &Watchdog, timeout: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
+    use tempfile::TempDir;
+
+    /// A watchdog of a minute that is a file, and the file.
+    fn of_a_file() -> (TempDir, PathBuf, Guard) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dog");
+        fs::write(&path, "").unwrap();
+        let guard = Guard {
+            dog: Some(Watchdog::open(&path).unwrap()),
+            timeout: 60_000,
+            fed: 0,
+        };
+        (dir, path, guard)
+    }
 
     #[test]
     fn without_a_watchdog_nothing_is_due_and_nothing_fails() {
@@ -290,14 +305,7 @@ mod tests {
         let mut none = Guard::none();
         assert!(none.set_timeout(90).unwrap_err().contains("no watchdog"));
         assert_eq!(none.state(), pb::Watchdog::default());
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("dog");
-        fs::write(&path, "").unwrap();
-        let mut guard = Guard {
-            dog: Some(Watchdog::open(&path).unwrap()),
-            timeout: 60_000,
-            fed: 0,
-        };
+        let (_dir, _path, mut guard) = of_a_file();
         for seconds in [0, 29, 3601, 70_000] {
             let why = guard.set_timeout(seconds).unwrap_err();
             assert!(why.contains("30 to 3600 seconds"), "{why}");
@@ -311,14 +319,7 @@ mod tests {
 
     #[test]
     fn it_is_fed_in_time_and_disarmed_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("dog");
-        fs::write(&path, "").unwrap();
-        let mut guard = Guard {
-            dog: Some(Watchdog::open(&path).unwrap()),
-            timeout: 60_000,
-            fed: 0,
-        };
+        let (_dir, path, mut guard) = of_a_file();
         assert_eq!(guard.deadline(), Some(10_000));
         guard.feed();
         assert!(guard.deadline() > Some(10_000), "six times in its time");
