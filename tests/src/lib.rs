@@ -5,6 +5,7 @@
 mod accel;
 mod api;
 mod cluster;
+mod command;
 mod console;
 mod firmware;
 mod image;
@@ -18,6 +19,7 @@ mod vm;
 pub use accel::{Accel, accel};
 pub use api::{Identity, connect};
 pub use cluster::{Kubectl, fetch};
+pub use command::run;
 pub use console::Console;
 pub use image::{Flavor, Image, image_builder};
 pub use node::Node;

@@ -1,8 +1,8 @@
 //! Releases to upgrade to: a built image again under another version, as it is or with
 //! something in it broken on purpose.
 
-use crate::{Image, image::target, image_builder};
-use anyhow::{Context, Result, ensure};
+use crate::{Image, image::target, image_builder, run};
+use anyhow::{Context, Result};
 use keelson_disk::bundle::{self, Head, Manifest, SigningKey};
 use serde_json::Value;
 use std::{
@@ -199,16 +199,4 @@ fn os_text(value: &Value) -> Option<String> {
         .iter()
         .map(|byte| byte.as_u64().and_then(|byte| u8::try_from(byte).ok()));
     String::from_utf8(bytes.collect::<Option<Vec<u8>>>()?).ok()
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("starting {command:?}"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }

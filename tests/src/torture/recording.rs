@@ -1,7 +1,7 @@
 //! A recording in a folder: `base.raw`, the disk before; `writes.log`, what was written since;
 //! `marks`, what was going on when.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use std::{
     fs::{self, File},
     io::{BufReader, Write as _},
@@ -16,6 +16,7 @@ use super::{
     log::{Log, SECTOR},
     replay,
 };
+use crate::run;
 
 /// The disk before.
 const BASE: &str = "base.raw";
@@ -159,16 +160,4 @@ impl Recording {
             .arg(&disk))?;
         Ok(disk)
     }
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("starting {command:?}"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! What is in the image, and that a changed one never runs.
 
 use anyhow::{Context, Result, ensure};
-use keelson_tests::{BOOT, Flavor, Guest, Image, image_builder};
+use keelson_tests::{BOOT, Flavor, Guest, Image, image_builder, run};
 use std::{fs::File, os::unix::fs::FileExt as _, path::Path, process::Command};
 
 #[test]
@@ -75,16 +75,4 @@ fn convert_to(from: &Path, to: &Path) -> Result<()> {
         .args(["convert", "-f", "raw", "-O", "qcow2"])
         .arg(from)
         .arg(to))
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("starting {command:?}"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }
