@@ -75,6 +75,13 @@ impl Node {
         Ok(())
     }
 
+    /// Waits until the node is healthy, as long as a boot may take and what comes after it.
+    pub fn healthy(&self) -> Result<()> {
+        let healthy = self.osctl.ok(["health", "--timeout", "10m"]);
+        healthy.with_context(|| format!("the console's end:\n{}", self.vm.console().end()))?;
+        Ok(())
+    }
+
     /// Waits until the API answers `osctl version`.
     pub fn wait_for_answer(&self, limit: Duration) -> Result<()> {
         let deadline = std::time::Instant::now() + limit;

@@ -37,7 +37,7 @@ fn a_config_is_applied_and_survives_a_reboot() -> Result<()> {
     node.osctl.ok(apply)?;
 
     node.context("admin", "os:admin")?;
-    node.osctl.ok(["health", "--timeout", "4m"])?;
+    node.healthy()?;
     let again = node
         .osctl
         .ok(["apply-config", "-f", "machine.yaml", "--dry-run"])?;
@@ -58,7 +58,7 @@ fn a_config_is_applied_and_survives_a_reboot() -> Result<()> {
     let console = node.vm.console();
     console.wait_after(position, "Ctrl-Alt-Del: rebooting", BOOT)?;
     console.wait_after(position, "EFI stub", BOOT)?;
-    node.osctl.ok(["health", "--timeout", "6m"])?;
+    node.healthy()?;
     let config = node.osctl.ok(["get", "config"])?;
     assert!(config.contains("node-2"), "{config}");
     let names = node.osctl.ok(["get", "hostname"])?;
@@ -117,7 +117,7 @@ fn volumes_are_made(node: &Node) -> Result<()> {
     let told = node.osctl.ok(["patch", "-p", fewer])?;
     assert!(told.contains("unmount /var/mnt/local-path"), "{told}");
     node.wait_until_gone("volume", "local-path", BOOT)?;
-    node.osctl.ok(["health", "--timeout", "4m"])?;
+    node.healthy()?;
     Ok(())
 }
 
@@ -234,7 +234,7 @@ fn tried_configs_come_and_go(node: &Node) -> Result<()> {
             output.code == 1 && output.stderr.contains("back on the stored"),
             "{output:?}"
         );
-        node.osctl.ok(["health", "--timeout", "4m"])?;
+        node.healthy()?;
     }
     let open = "{network: {firewall: {default: block, nodes: [10.0.2.0/24]}}, machine: {kernel: \
                 {modules: [{name: nf_conntrack, parameters: {hashsize: 32768}}]}, \
@@ -242,7 +242,7 @@ fn tried_configs_come_and_go(node: &Node) -> Result<()> {
                 storage: {swap: {zram: {size: 64Mi}}}}";
     let told = node.osctl.ok(["patch", "-p", open])?;
     assert!(told.contains("make 64 MiB of swap in memory"), "{told}");
-    node.osctl.ok(["health", "--timeout", "4m"])?;
+    node.healthy()?;
     node.wait_for_ready("firewall", "input", BOOT)?;
     for module in ["zram", "nf_conntrack"] {
         node.wait_for_ready("module", module, BOOT)?;
@@ -267,7 +267,7 @@ fn tried_configs_come_and_go(node: &Node) -> Result<()> {
         node.wait_for_ready("link", link, BOOT)?;
     }
     tunnels_and_rules(node)?;
-    node.osctl.ok(["health", "--timeout", "4m"])?;
+    node.healthy()?;
     let addresses = node.osctl.ok(["get", "address"])?;
     for address in ["10.9.0.11", "10.99.0.1", "10.98.0.1"] {
         assert!(addresses.contains(address), "{addresses}");

@@ -39,7 +39,7 @@ fn nodes_are_upgraded_in_turn_and_the_first_that_comes_back_ends_it() -> Result<
         Ok(())
     };
     for one in both.split(',') {
-        node.osctl.ok(["health", "-n", one, "--timeout", "5m"])?;
+        node.osctl.ok(["health", "-n", one, "--timeout", "10m"])?;
     }
 
     let folder = tempfile::tempdir()?;

@@ -94,7 +94,7 @@ fn an_orchestrator_that_crashes_is_started_again_and_its_reason_told() -> Result
 fn a_machined_that_dies_while_the_machine_goes_down_is_followed_by_one_that_goes_on() -> Result<()>
 {
     let node = Node::configured("ending", "kill-machined-at-the-end")?;
-    node.osctl.ok(["health", "--timeout", "4m"])?;
+    node.healthy()?;
     let position = node.vm.console().position();
     // It may not see the end of it: who tells it dies.
     node.osctl.run(["reboot"])?;

@@ -29,7 +29,7 @@ fn what_may_not_run_is_refused_and_a_good_release_is_kept() -> Result<()> {
     Release::of(&image, "0.2.0")?
         .floor("0.2.0")
         .bundle(&development_key(), &good)?;
-    node.osctl.ok(["health", "--timeout", "5m"])?;
+    node.healthy()?;
 
     let bytes = fs::read(&good)?;
     let spoilt = |name: &str, at: usize| -> Result<PathBuf> {
@@ -81,7 +81,7 @@ fn what_may_not_run_is_refused_and_a_good_release_is_kept() -> Result<()> {
     let output = upgrade(&node, &good)?;
     ensure!(output.code == 0, "{}", output.stderr);
     ensure!(version(&node)? == "0.2.0");
-    node.osctl.ok(["health", "--timeout", "5m"])?;
+    node.healthy()?;
     // It is kept: a reboot does not go back.
     node.osctl.ok(["reboot", "--wait"])?;
     ensure!(version(&node)? == "0.2.0");
@@ -91,18 +91,18 @@ fn what_may_not_run_is_refused_and_a_good_release_is_kept() -> Result<()> {
     // The config stays what it is, but the cluster goes back: it was started once before the
     // upgrade and three times since. A patch that comes before this boot has started it would
     // spare it the third.
-    node.osctl.ok(["health", "--timeout", "5m"])?;
+    node.healthy()?;
     node.osctl
         .ok(["patch", "-p", "machine: {hostname: node-2}"])?;
     node.wait_for_log("standin", "remembers 3 starts", BOOT)?;
-    node.osctl.ok(["health", "--timeout", "5m"])?;
+    node.healthy()?;
     node.osctl.ok(["rollback", "--restore-snapshot"])?;
     wait_for_version(&node, env!("CARGO_PKG_VERSION"))?;
     let told = node.osctl.ok(["get", "upgrade"])?;
     ensure!(told.contains("rolled back"), "{told}");
     let config = node.osctl.ok(["get", "config"])?;
     ensure!(config.contains("node-2"), "{config}");
-    node.osctl.ok(["health", "--timeout", "5m"])?;
+    node.healthy()?;
     let log = node.osctl.ok(["logs", "standin"])?;
     let last = log.lines().rfind(|line| line.contains("remembers"));
     ensure!(last == Some("standin remembers 1 starts"), "{log}");
@@ -150,7 +150,7 @@ fn a_release_whose_init_hangs_is_given_up() -> Result<()> {
         .program("usr/bin/init", &standin)?
         .file("usr/lib/keelson/standin-init", b"hang", 0o644)?
         .bundle(&development_key(), &bundle)?;
-    node.osctl.ok(["health", "--timeout", "5m"])?;
+    node.healthy()?;
     let output = upgrade(&node, &bundle)?;
     ensure!(output.code == 1, "{output:?}");
     ensure!(version(&node)? == env!("CARGO_PKG_VERSION"));
@@ -187,7 +187,7 @@ fn from_a_release_that_does_not_run_the_machine_comes_back() -> Result<()> {
     let standin = image
         .dir()
         .join("trees/root/usr/lib/orchestrator/bin/standin");
-    node.osctl.ok(["health", "--timeout", "5m"])?;
+    node.healthy()?;
     let cases: [(&str, &str, fn(Release, &Path) -> Result<Release>); 3] = [
         ("0.2.0", "its kernel panics", |release, _| {
             Ok(release.kernel_options("rdinit=/none"))
@@ -219,7 +219,7 @@ fn from_a_release_that_does_not_run_the_machine_comes_back() -> Result<()> {
             "{what}: {}",
             again.stderr
         );
-        node.osctl.ok(["health", "--timeout", "5m"])?;
+        node.healthy()?;
     }
     Ok(())
 }
