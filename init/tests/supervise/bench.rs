@@ -231,15 +231,9 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        // The children first: they would outlive the supervisor.
-        for pid in children(self.child.id()) {
-            signal(pid, Signal::SIGKILL);
-        }
+        // What it has started ends with it.
         self.child.kill().ok();
         self.child.wait().ok();
-        for pid in children(self.child.id()) {
-            signal(pid, Signal::SIGKILL);
-        }
     }
 }
 

@@ -11,7 +11,10 @@ use keelson_init::{
     watchdog::Guard,
 };
 use keelson_sys::wait;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::{
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
+    process::{Signal, set_parent_process_death_signal},
+};
 use std::{
     io::{IoSlice, Write},
     mem::MaybeUninit,
@@ -34,6 +37,10 @@ const BOUNDS: Bounds = Bounds {
 /// Runs the role that the words name; nothing if they name none.
 pub(crate) fn run(words: &[String]) -> Option<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    if let ["machined" | "service", ..] = words[..] {
+        // A machine's services end with it; these end with their supervisor.
+        set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+    }
     match words[..] {
         ["supervisor", dir, first, most, machined] => supervisor(
             dir.as_ref(),
