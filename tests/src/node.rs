@@ -38,13 +38,22 @@ impl Node {
 
     /// The same with a patch of the config.
     pub fn configured_with(name: &str, behaviour: &str, patch: &str) -> Result<Node> {
+        Node::configured_on(name, behaviour, patch, |guest| guest)
+    }
+
+    /// The same with what the guest has beside the usual.
+    pub fn configured_on(
+        name: &str,
+        behaviour: &str,
+        patch: &str,
+        more: impl FnOnce(Guest) -> Guest,
+    ) -> Result<Node> {
         let osctl = Osctl::new()?;
         fs::write(osctl.file("more.yaml"), patch)?;
         generate(&osctl, "standin", behaviour)?;
         let config = osctl.file("machine.yaml");
-        let vm = Guest::new(&Image::find(Flavor::Standin)?)
-            .config(&config)
-            .start(name)?;
+        let guest = Guest::new(&Image::find(Flavor::Standin)?).config(&config);
+        let vm = more(guest).start(name)?;
         let node = Node { vm, osctl };
         node.context("admin", "os:admin")?;
         node.wait_for_answer(crate::BOOT)?;

@@ -4,19 +4,21 @@
 use anyhow::Result;
 use std::{
     fs,
+    path::Path,
     process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
 /// Must all be refused.
-const READ_ONLY: [&str; 6] = [
+const CLOSED: [&str; 7] = [
     "/new",
     "/usr/bin/new",
     "/usr/bin/machined",
     "/etc/passwd",
     "/etc/new",
     "/usr/lib/orchestrator/new",
+    "/var/mnt/refused/new",
 ];
 
 /// How many orphans are made.
@@ -24,8 +26,11 @@ const ORPHANS: u32 = 300;
 
 /// Tries it all and writes a line for each.
 pub(crate) fn run() {
-    for path in READ_ONLY {
-        match fs::OpenOptions::new().append(true).create(true).open(path) {
+    for path in CLOSED {
+        // As a kubelet does for a path of the host that is not there.
+        let folder = Path::new(path).parent().map_or(Ok(()), fs::create_dir_all);
+        let mut options = fs::OpenOptions::new();
+        match folder.and_then(|()| options.append(true).create(true).open(path)) {
             Ok(_) => println!("probe: wrote {path}"),
             Err(error) => println!("probe: refused {path}: {error}"),
         }

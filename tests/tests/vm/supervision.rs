@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use keelson_tests::{BOOT, Node};
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 #[test]
 fn killing_the_daemons_does_not_touch_the_orchestrator() -> Result<()> {
@@ -45,7 +45,14 @@ fn killing_the_daemons_does_not_touch_the_orchestrator() -> Result<()> {
 
 #[test]
 fn from_inside_nothing_can_be_changed_and_orphans_are_reaped() -> Result<()> {
-    let node = Node::configured("probe", "probe")?;
+    let folder = tempfile::tempdir()?;
+    let disk = folder.path().join("disk");
+    fs::write(&disk, [&b"LUKS\xba\xbe"[..], &[7; 1 << 20]].concat())?;
+    // The disk that it means is left alone, so it is never mounted.
+    let volume = "storage: {volumes: [{name: refused, disk: {serial: foreign}}]}";
+    let node = Node::configured_on("probe", "probe", volume, |guest| {
+        guest.disk(&disk, "foreign")
+    })?;
     let log = node.wait_for_log("standin", "probe: done", Duration::from_secs(600))?;
     let probes: Vec<_> = log
         .lines()
@@ -62,7 +69,7 @@ fn from_inside_nothing_can_be_changed_and_orphans_are_reaped() -> Result<()> {
             .iter()
             .filter(|line| line.contains("refused"))
             .count(),
-        6,
+        7,
         "{probes:#?}"
     );
     assert!(

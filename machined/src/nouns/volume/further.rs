@@ -4,6 +4,7 @@
 //! and nothing is ever deleted.
 
 mod apply;
+mod folder;
 mod judge;
 mod look;
 mod plan;
@@ -129,6 +130,7 @@ impl Further {
                 wanted: Some(volume.clone()),
                 stand: Stand::Absent(why.clone()),
                 mounted: Mounted::No,
+                closed: folder::is_closed(&self.ground.point(&volume.name)),
             };
             want.volumes.iter().map(unseen).collect()
         });

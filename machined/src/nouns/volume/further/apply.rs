@@ -5,7 +5,7 @@ use super::{
         apply::{e2fsck, mke2fs, share},
         content::{Content, Left},
     },
-    Ground, MOUNTS,
+    Ground, folder,
     judge::{self, partition_name},
     look::{self, Found, Mounted, Place, Stand},
     plan::Step,
@@ -19,16 +19,15 @@ use keelson_disk::{
 };
 use keelson_sys::partition;
 use rustix::mount::{MountFlags, UnmountFlags};
-use std::{
-    fs,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
-    sync::Arc,
-};
+use std::{fs, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc};
 
 /// Takes one step.
 pub(super) async fn apply(ground: &Arc<Ground>, step: &Step) -> anyhow::Result<()> {
     match step {
+        Step::Close(volume) => {
+            let (ground, name) = (ground.clone(), volume.name.clone());
+            tokio::task::spawn_blocking(move || folder::close(&ground, &name)).await?
+        }
         Step::Format(volume) => {
             let (_, place, device) = there(ground, volume).await?;
             if place.content != Content::Empty {
@@ -53,6 +52,10 @@ pub(super) async fn apply(ground: &Arc<Ground>, step: &Step) -> anyhow::Result<(
         Step::Unmount(name) => {
             let point = ground.point(name);
             tokio::task::spawn_blocking(move || unmount(&point)).await?
+        }
+        Step::Remove(name) => {
+            let point = ground.point(name);
+            tokio::task::spawn_blocking(move || folder::remove(&point)).await?
         }
     }
 }
@@ -180,36 +183,13 @@ fn mount(ground: &Ground, name: &str, place: &Place, device: &Path) -> anyhow::R
         Content::Ext4(_) => {}
         _ => bail!("{} has no file system", device.display()),
     }
-    let data = ground.root.join("var");
-    if !ground
-        .mounts()?
-        .iter()
-        .any(|mount| Path::new(&mount.point) == data)
-    {
-        bail!("the data volume is not mounted");
-    }
     let point = ground.point(name);
-    let folder = ground.root.join(MOUNTS.trim_start_matches('/'));
-    make_directory(&folder, 0o755)?;
-    // Nobody but root can write below it where the volume is not mounted.
-    make_directory(&point, 0)?;
     // Programs in a volume must run, as in DATA. But a disk may come from elsewhere: device
     // nodes and set-uid programs that are on it would be the machine's.
     let flags = MountFlags::NOATIME | MountFlags::NODEV | MountFlags::NOSUID;
     rustix::mount::mount(device, &point, "ext4", flags, None)
         .with_context(|| format!("mounting {} at {}", device.display(), point.display()))?;
     share(&point)
-}
-
-fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
-    let context = || format!("making {}", path.display());
-    if !path.is_dir() {
-        fs::DirBuilder::new()
-            .mode(mode)
-            .create(path)
-            .with_context(context)?;
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(context)
 }
 
 fn unmount(point: &Path) -> anyhow::Result<()> {
@@ -219,5 +199,5 @@ fn unmount(point: &Path) -> anyhow::Result<()> {
         }
         result => result.with_context(|| format!("unmounting {}", point.display()))?,
     }
-    fs::remove_dir(point).with_context(|| format!("removing {}", point.display()))
+    folder::remove(point)
 }

@@ -7,7 +7,7 @@ use super::{
         mounts::{self, Mount},
         observe::head,
     },
-    Ground, MOUNTS,
+    Ground, MOUNTS, folder,
     judge::{self, Layout, partition_name},
 };
 use crate::nouns::disk::{self, Disk};
@@ -30,6 +30,8 @@ pub(crate) struct Found {
     pub stand: Stand,
     /// What is at its mount point.
     pub mounted: Mounted,
+    /// Where nothing is mounted: its folder is there, and nobody can write into it.
+    pub closed: bool,
 }
 
 /// How a volume's partition stands.
@@ -163,7 +165,8 @@ pub(crate) fn choose<'d>(
     }
 }
 
-/// Looks at every volume that is wanted, and at those that are mounted and are not.
+/// Looks at every volume that is wanted, and at those that are mounted and are not, or whose
+/// folder is still there.
 pub(super) fn look(ground: &Ground, wanted: &[Volume]) -> anyhow::Result<Vec<Found>> {
     let mounts = ground.mounts()?;
     let mut all = Vec::new();
@@ -189,6 +192,21 @@ pub(super) fn look(ground: &Ground, wanted: &[Volume]) -> anyhow::Result<Vec<Fou
                 wanted: None,
                 stand: Stand::Unwanted,
                 mounted: space(point, mount.shared),
+                closed: false,
+            });
+        }
+    }
+    let folders = fs::read_dir(&top).into_iter().flatten().flatten();
+    let named = folders.filter_map(|folder| folder.file_name().into_string().ok());
+    for name in named {
+        let known = all.iter().any(|found| found.name == name);
+        if !known && folder::is_closed(&top.join(&name)) {
+            all.push(Found {
+                name,
+                wanted: None,
+                stand: Stand::Unwanted,
+                mounted: Mounted::No,
+                closed: true,
             });
         }
     }
@@ -221,6 +239,7 @@ fn one(ground: &Ground, volume: &Volume, disks: &[Disk], mounts: &[Mount]) -> Fo
     Found {
         name: volume.name.clone(),
         wanted: Some(volume.clone()),
+        closed: mounted == Mounted::No && folder::is_closed(&point),
         stand,
         mounted,
     }

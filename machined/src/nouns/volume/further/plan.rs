@@ -5,6 +5,8 @@
 //!                    partition: empty ── Format ──┤
 //!                    partition: ext4 ── [Check] ──┴── Mount
 //!   not wanted, mounted ── Unmount
+//!   not mounted, and its folder is open ── Close, before all else
+//!   not wanted, and its folder is closed ── Remove
 //!   anything else: no step, ever
 //! ```
 
@@ -20,6 +22,8 @@ use std::fmt;
 /// One missing step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// Close the folder in its place, so that nobody writes there before it is mounted.
+    Close(Volume),
     /// Make its partition on this disk, and a table where there is none; or write again a
     /// table that power cut off, or tell the kernel what it does not know of it.
     Partition(Volume, String),
@@ -33,18 +37,21 @@ pub(crate) enum Step {
     Share(Volume),
     /// Unmount the volume of this name, which nobody wants any more. Its partition stays.
     Unmount(String),
+    /// Remove the folder of the volume of this name, which nobody wants any more.
+    Remove(String),
 }
 
 impl Step {
     /// The volume it is for.
     pub(crate) fn name(&self) -> &str {
         match self {
-            Step::Partition(volume, _)
+            Step::Close(volume)
+            | Step::Partition(volume, _)
             | Step::Format(volume)
             | Step::Check(volume)
             | Step::Mount(volume)
             | Step::Share(volume) => &volume.name,
-            Step::Unmount(name) => name,
+            Step::Unmount(name) | Step::Remove(name) => name,
         }
     }
 }
@@ -53,12 +60,14 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, label) = (self.name(), partition_name(self.name()));
         match self {
+            Step::Close(_) => write!(f, "close {MOUNTS}/{name} until it is mounted"),
             Step::Partition(_, disk) => write!(f, "make the partition {label} on {disk}"),
             Step::Format(_) => write!(f, "format the empty partition {label}"),
             Step::Check(_) => write!(f, "check the file system {label}"),
             Step::Mount(_) => write!(f, "mount {label} at {MOUNTS}/{name}"),
             Step::Share(_) => write!(f, "share the mounts below {MOUNTS}/{name}"),
             Step::Unmount(_) => write!(f, "unmount {MOUNTS}/{name}"),
+            Step::Remove(_) => write!(f, "remove {MOUNTS}/{name}"),
         }
     }
 }
@@ -100,20 +109,24 @@ fn one(found: &Found) -> Vec<Step> {
     let Some(volume) = &found.wanted else {
         return match found.mounted {
             Mounted::Here(_) => vec![Step::Unmount(found.name.clone())],
+            Mounted::No if found.closed => vec![Step::Remove(found.name.clone())],
             Mounted::No | Mounted::Other(_) => Vec::new(),
         };
     };
-    if refused(found).is_some() {
-        return Vec::new();
-    }
     let volume = volume.clone();
+    let mut steps = Vec::new();
+    if found.mounted == Mounted::No && !found.closed {
+        steps.push(Step::Close(volume.clone()));
+    }
+    if refused(found).is_some() {
+        return steps;
+    }
     if let Mounted::Here(space) = &found.mounted {
         return match space.shared {
             true => Vec::new(),
             false => vec![Step::Share(volume)],
         };
     }
-    let mut steps = Vec::new();
     match &found.stand {
         Stand::Absent(_) | Stand::Refused(_) | Stand::Unwanted => return steps,
         Stand::Room(disk) => {

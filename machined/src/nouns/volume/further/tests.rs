@@ -328,6 +328,7 @@ fn what_is_waited_for_becomes_a_failure() {
         wanted: Some(volume("longhorn", "two")),
         stand,
         mounted,
+        closed: true,
     };
     let absent = found(Stand::Absent("no disk matches".into()), Mounted::No);
     let text = "no disk matches".to_owned();
@@ -375,6 +376,31 @@ fn what_is_waited_for_becomes_a_failure() {
     );
 }
 
+/// Skips itself where the folder for temporary files, or who tests, cannot close anything.
+#[test]
+fn a_closed_folder_keeps_root_out_until_it_is_removed() {
+    let fake = machine(&[("vda", "one"), ("vdb", "two")]);
+    let error = folder::close(&fake.ground, "longhorn").unwrap_err();
+    assert_eq!(error.to_string(), "the data volume is not mounted");
+    let data = fake.dir.path().join("var");
+    fs::create_dir(&data).unwrap();
+    let line = format!("40 1 253:9 / {} rw - ext4 /dev/vda9 rw\n", data.display());
+    fake.put("mounts", &line);
+    if let Err(error) = folder::close(&fake.ground, "longhorn") {
+        return eprintln!("skipped: {error:#}");
+    }
+    let point = fake.ground.point("longhorn");
+    folder::close(&fake.ground, "longhorn").unwrap();
+    assert!(folder::is_closed(&point));
+    assert!(fs::create_dir_all(point.join("data")).is_err());
+    assert!(fs::remove_dir(&point).is_err());
+    // The disk is not there, and neither is anybody who wants it.
+    let left = look::look(&fake.ground, &[]).unwrap();
+    assert_eq!(plan::plan(&left), [Step::Remove("longhorn".into())]);
+    folder::remove(&point).unwrap();
+    assert_eq!(look::look(&fake.ground, &[]).unwrap(), []);
+}
+
 #[tokio::test]
 async fn a_step_that_failed_is_not_taken_again_at_once() {
     let fake = machine(&[("vda", "one"), ("vdb", "two")]);
@@ -384,24 +410,25 @@ async fn a_step_that_failed_is_not_taken_again_at_once() {
     let found = further.observe(&want).await;
     let steps = further.plan(&found);
     let text: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    assert_eq!(text[0], "close /var/mnt/longhorn until it is mounted");
     assert!(
-        text[0].starts_with("make the partition KEELSON-longhorn on "),
+        text[1].starts_with("make the partition KEELSON-longhorn on "),
         "{text:?}"
     );
     assert_eq!(
-        text[1..],
+        text[2..],
         [
             "format the empty partition KEELSON-longhorn",
             "mount KEELSON-longhorn at /var/mnt/longhorn"
         ]
     );
     // A file is no disk, of which the kernel could be told.
-    let error = further.apply(&steps[0]).await.unwrap_err();
+    let error = further.apply(&steps[1]).await.unwrap_err();
     assert!(
         format!("{error:#}").contains("telling the kernel"),
         "{error:#}"
     );
-    let error = further.apply(&steps[1]).await.unwrap_err();
+    let error = further.apply(&steps[2]).await.unwrap_err();
     assert_eq!(error.to_string(), "a step before it failed");
     let found = further.observe(&want).await;
     assert_eq!(further.plan(&found), []);
@@ -412,5 +439,5 @@ async fn a_step_that_failed_is_not_taken_again_at_once() {
     );
     want.volumes[0].size = None;
     let found = further.observe(&want).await;
-    assert_eq!(further.plan(&found).len(), 3, "with another config it is");
+    assert_eq!(further.plan(&found).len(), 4, "with another config it is");
 }

@@ -63,6 +63,14 @@ fn found(stand: Stand, mounted: Mounted) -> Found {
         wanted: Some(volume()),
         stand,
         mounted,
+        closed: true,
+    }
+}
+
+fn open(found: Found) -> Found {
+    Found {
+        closed: false,
+        ..found
     }
 }
 
@@ -71,6 +79,7 @@ fn found(stand: Stand, mounted: Mounted) -> Found {
 fn each_case_has_its_steps() {
     let (format, check) = (Step::Format(volume()), Step::Check(volume()));
     let (mount, share) = (Step::Mount(volume()), Step::Share(volume()));
+    let close = Step::Close(volume());
     let partition = Step::Partition(volume(), "/dev/vdb".into());
     let clean = || there(ext4(Left::Clean));
     let luks = || there(Content::Other("a LUKS container".into()));
@@ -80,6 +89,11 @@ fn each_case_has_its_steps() {
             "a disk with room",
             found(Stand::Room("/dev/vdb".into()), no()),
             vec![&partition, &format, &mount],
+        ),
+        (
+            "the first time",
+            open(found(Stand::Room("/dev/vdb".into()), no())),
+            vec![&close, &partition, &format, &mount],
         ),
         (
             "power was cut before it was formatted",
@@ -133,6 +147,21 @@ fn each_case_has_its_steps() {
             vec![],
         ),
         (
+            "no such disk yet, and anybody could write in its place",
+            open(found(Stand::Absent("none".into()), no())),
+            vec![&close],
+        ),
+        (
+            "refused, the first time",
+            open(found(luks(), no())),
+            vec![&close],
+        ),
+        (
+            "mounted: what is below is not seen",
+            open(found(clean(), here(true, false))),
+            vec![],
+        ),
+        (
             "refused",
             found(Stand::Refused("in use".into()), no()),
             vec![],
@@ -166,6 +195,11 @@ fn each_case_has_its_steps() {
     );
     assert_eq!(
         plan(&[removed(Mounted::No)]),
+        [Step::Remove("longhorn".into())],
+        "it was never mounted"
+    );
+    assert_eq!(
+        plan(&[open(removed(Mounted::No))]),
         [],
         "and unmounted: its partition stays"
     );
