@@ -141,7 +141,9 @@ fn accept(
                     .map_err(Into::into)
                     .and_then(|()| answer(stream));
                 if let Err(error) = answered {
-                    eprintln!("standin: {address}: {error:#}");
+                    // Both go to one log, and standard error would be written in pieces, with
+                    // what others say between them.
+                    println!("standin: {address}: {error:#}");
                 }
             });
         }
