@@ -34,8 +34,9 @@ pub(crate) fn files() -> Result<(PathBuf, PathBuf)> {
 }
 
 /// Whoever stands beside a guest: presses reset, once, when it hangs before its kernel has
-/// begun, and says so with the place where it hung. In software, one boot of some hundreds does
-/// that in firmware, and nothing of the image has run by then but the boot loader.
+/// said anything, and says so with the place where it hung. That was seen once, after a panic, and
+/// is not explained: the firmware, the boot loader, or the stubs of the UKI may be to blame. Who
+/// reads that it happened should look at the place, for the reset hides it from the test.
 pub(crate) struct Attendant(Arc<AtomicBool>);
 
 impl Attendant {
@@ -53,7 +54,7 @@ impl Attendant {
                 } else if since.1.elapsed() > SILENCE {
                     let place = monitor.place();
                     let reset = monitor.execute("system_reset", json!({}));
-                    eprintln!("{name}: firmware hangs and is reset ({reset:?}); {place}");
+                    eprintln!("{name}: hangs before its kernel and is reset ({reset:?}); {place}");
                     return;
                 }
             }

@@ -20,8 +20,8 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// How long a boot may take: the slowest machine in software, under load, whose firmware hung
-/// once, see [`Attendant`].
+/// How long a boot may take: the slowest machine in software, under load, that hung before
+/// its kernel once, see [`Attendant`].
 pub const BOOT: Duration = Duration::from_secs(420);
 
 /// What a config needs in a guest's network, as a patch: QEMU's DHCP server gives
