@@ -172,7 +172,7 @@ fn kept() -> Vec<(pb::Start, Backoff)> {
         (
             service(MACHINED, -950),
             Backoff {
-                crash_loop: Some((10, 120_000)),
+                crash_loop: Some(10),
                 ..backoff.clone()
             },
         ),

@@ -10,7 +10,6 @@
 //! ```
 
 use crate::clock::Ms;
-use std::collections::VecDeque;
 
 /// Whether init starts a service again by itself, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +29,9 @@ pub struct Backoff {
     pub longest: Ms,
     /// A life this long sets the delay back.
     pub steady: Ms,
-    /// More deaths than these within the span are a crash loop; nothing means that it
-    /// never is one.
-    pub crash_loop: Option<(usize, Ms)>,
+    /// More deaths than these in a row, each after a life that was not steady, are a crash
+    /// loop, however slow; nothing means that it never is one.
+    pub crash_loop: Option<u32>,
 }
 
 /// How a main process ended.
@@ -175,7 +174,7 @@ pub struct Service {
     pub last: Option<Exit>,
     keep: Keep,
     delay: Ms,
-    deaths: VecDeque<Ms>,
+    deaths: u32,
     /// Why it ended or is to end, until it is started again.
     reason: Option<String>,
 }
@@ -193,7 +192,7 @@ impl Service {
             delay,
             restarts: 0,
             last: None,
-            deaths: VecDeque::new(),
+            deaths: 0,
             reason: None,
         }
     }
@@ -305,29 +304,22 @@ impl Service {
         };
         if lived >= backoff.steady {
             self.delay = backoff.first;
+            self.deaths = 0;
         }
+        self.deaths = self.deaths.saturating_add(1);
         self.state = State::Waiting {
             until: now.saturating_add(self.delay),
         };
         self.delay = self.delay.saturating_mul(2).min(backoff.longest);
         let mut outputs = vec![];
-        if let Some((most, span)) = backoff.crash_loop {
-            self.deaths.push_back(now);
-            while self
-                .deaths
-                .front()
-                .is_some_and(|&at| now.saturating_sub(at) > span)
-            {
-                self.deaths.pop_front();
-            }
-            if self.deaths.len() > most {
-                outputs.push(Output::CrashLoop(format!(
-                    "it died {} times in {} seconds, the last time because {reason}",
-                    self.deaths.len(),
-                    span / 1000
-                )));
-                self.deaths.clear();
-            }
+        if backoff.crash_loop.is_some_and(|most| self.deaths > most) {
+            outputs.push(Output::CrashLoop(format!(
+                "it died {} times in a row and never lived {} seconds, the last time because \
+                 {reason}",
+                self.deaths,
+                backoff.steady / 1000
+            )));
+            self.deaths = 0;
         }
         self.reason = Some(reason);
         outputs

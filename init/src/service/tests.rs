@@ -8,7 +8,7 @@ fn kept() -> Service {
         first: 100,
         longest: 10_000,
         steady: 60_000,
-        crash_loop: Some((10, 120_000)),
+        crash_loop: Some(10),
     }))
 }
 
@@ -55,6 +55,30 @@ fn ten_deaths_are_borne_and_the_eleventh_is_a_loop() {
     let (delays, looped) = die(&mut kept(), 0, 20);
     assert_eq!(delays.len(), 10);
     assert!(looped);
+}
+
+/// Lives this long each time it is started; how many deaths until it loops.
+fn deaths_after(lived: Ms, most: i32) -> Option<i32> {
+    let mut service = kept();
+    let mut now = 0;
+    for pid in 1..=most {
+        service.handle(now, Input::Started { pid });
+        let outputs = service.handle(now + lived, Input::Exited(exit(pid)));
+        if let Some(Output::CrashLoop(why)) = outputs.last() {
+            assert!(why.contains("11 times in a row"), "{why}");
+            return Some(pid);
+        }
+        now = service.deadline().unwrap();
+    }
+    None
+}
+
+#[test]
+fn a_loop_may_be_slow_but_a_steady_life_is_no_part_of_one() {
+    assert_eq!(deaths_after(0, 100), Some(11));
+    assert_eq!(deaths_after(15_000, 100), Some(11));
+    assert_eq!(deaths_after(59_999, 100), Some(11));
+    assert_eq!(deaths_after(60_000, 100), None);
 }
 
 #[test]

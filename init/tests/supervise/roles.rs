@@ -78,7 +78,7 @@ pub(crate) fn run(words: &[String]) -> Option<()> {
     Some(())
 }
 
-fn supervisor(dir: &Path, first: u64, most: usize, machined: &str) {
+fn supervisor(dir: &Path, first: u64, most: u32, machined: &str) {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
     let own = std::env::current_exe()
         .unwrap()
@@ -104,7 +104,7 @@ fn supervisor(dir: &Path, first: u64, most: usize, machined: &str) {
         first,
         longest: 2000,
         steady: 60_000,
-        crash_loop: Some((most, 120_000)),
+        crash_loop: Some(most),
     };
     let mut supervisor = Supervisor::new(Setup {
         cgroups: Tree::new(dir.join("cgroup")),
