@@ -13,13 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The last that firmware says before it runs the boot loader; the kernel's stub is the next to
-/// say something.
-const STARTS: &str = "BdsDxe: starting ";
-
-/// How long the boot loader and the kernel's stub may say nothing: ten times what they need
-/// on a busy host.
+/// How long a machine between two runs may say nothing: several times what it needs on a busy host,
+/// and longer than its watchdog takes.
 const SILENCE: Duration = Duration::from_secs(150);
+
+/// How often the attendant presses reset: not for ever.
+const PRESSES: usize = 3;
 
 /// The firmware's code and the template of its variables (package ovmf).
 pub(crate) fn files() -> Result<(PathBuf, PathBuf)> {
@@ -33,10 +32,11 @@ pub(crate) fn files() -> Result<(PathBuf, PathBuf)> {
     Ok(pair)
 }
 
-/// Whoever stands beside a guest: presses reset, once, when it hangs before its kernel has
-/// said anything, and says so with the place where it hung. That was seen once, after a panic, and
-/// is not explained: the firmware, the boot loader, or the stubs of the UKI may be to blame. Who
-/// reads that it happened should look at the place, for the reset hides it from the test.
+/// Whoever stands beside a guest: presses reset when it hangs between two runs, from the kernel's
+/// last word to the first of the next PID 1, and says where it hung. That was seen, rarely, after a
+/// panic, and is not explained: the emulator, the firmware, the boot loader, or the stubs of the
+/// UKI may be to blame. Who reads that it happened should look at the place, for the reset hides it
+/// from the test.
 pub(crate) struct Attendant(Arc<AtomicBool>);
 
 impl Attendant {
@@ -46,16 +46,18 @@ impl Attendant {
         let ends = Arc::clone(&over);
         thread::spawn(move || {
             let mut since = (console.position(), Instant::now());
-            while !ends.load(Ordering::Relaxed) {
+            let mut presses = 0;
+            while presses < PRESSES && !ends.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(500));
                 let position = console.position();
-                if position != since.0 || !hangs(&console.text()) {
+                if position != since.0 {
                     since = (position, Instant::now());
-                } else if since.1.elapsed() > SILENCE {
-                    let place = monitor.place();
+                } else if since.1.elapsed() > SILENCE && is_between_runs(&console.text()) {
+                    let end = console.end();
                     let reset = monitor.execute("system_reset", json!({}));
-                    eprintln!("{name}: hangs before its kernel and is reset ({reset:?}); {place}");
-                    return;
+                    eprintln!("{name}: hangs between two runs and is reset ({reset:?}); {end}");
+                    presses += 1;
+                    since = (console.position(), Instant::now());
                 }
             }
         });
@@ -69,10 +71,20 @@ impl Drop for Attendant {
     }
 }
 
-/// Whether the console ends where the boot loader was started.
-fn hangs(console: &str) -> bool {
-    let last = console.lines().rev().find(|line| !line.trim().is_empty());
-    last.is_some_and(|line| line.starts_with(STARTS))
+/// Whether the machine has ended a run and its PID 1 has not spoken in the next one, by the last
+/// line of the console that tells. PID 1 says why it ends a run: that is still in it.
+fn is_between_runs(console: &str) -> bool {
+    let telling = |line: &str| {
+        let between = ["BdsDxe: ", "EFI stub: ", "Kernel panic", "Rebooting in "]
+            .iter()
+            .chain(&["reboot: Restarting", "reboot: machine restart"])
+            .any(|word| line.contains(word));
+        match between {
+            true => Some(true),
+            false => line.contains("keelson: ").then_some(false),
+        }
+    };
+    console.lines().rev().find_map(telling).unwrap_or(true)
 }
 
 #[cfg(test)]
@@ -80,13 +92,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_started_the_boot_loader_and_said_nothing_since_hangs() {
-        let starts =
-            "BdsDxe: loading Boot0001 \"x\"\r\nBdsDxe: starting Boot0001 \"x\" from Pci\r\n";
-        assert!(hangs(starts));
-        assert!(hangs(&format!("keelson: node-1\n{starts}\r\n")));
-        assert!(!hangs(&format!("{starts}EFI stub: Loaded initrd\r\n")));
-        assert!(!hangs("BdsDxe: loading Boot0001\r\n"));
-        assert!(!hangs(""));
+    fn between_two_runs_is_who_has_said_the_last_word_and_not_the_first() {
+        let loads = "BdsDxe: loading Boot0001\r\nBdsDxe: starting Boot0001\r\n";
+        let runs = "EFI stub: Loaded initrd\r\n\r\nkeelson: node-1 (server)\r\n";
+        let ends = "keelson: rebooting: reboot, asked for\r\n";
+        let gone = "[   30.1] reboot: Restarting system\r\n";
+        let panics = "[ 1.7] Kernel panic - not syncing: VFS\r\n[ 1.7] Call Trace:\r\n";
+        for (console, want) in [
+            (String::new(), true),
+            ("\x1b[2J\x1b[01;01H".into(), true),
+            (loads.into(), true),
+            (format!("{loads}EFI stub: Loaded initrd\r\n"), true),
+            (format!("{loads}{runs}"), false),
+            (
+                format!("{loads}{runs}[ 9.1] a word of the kernel\r\n"),
+                false,
+            ),
+            (format!("{loads}{runs}{ends}"), false),
+            (format!("{loads}{runs}{ends}{gone}"), true),
+            (format!("{loads}{runs}{ends}{gone}\x1b[2J"), true),
+            (format!("{loads}{runs}{panics}"), true),
+            (format!("{loads}{runs}{panics}{loads}{runs}"), false),
+        ] {
+            assert_eq!(is_between_runs(&console), want, "{console:?}");
+        }
     }
 }

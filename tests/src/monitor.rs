@@ -78,7 +78,7 @@ impl Monitor {
         let line = json!({"command-line": "info registers -a"});
         let all = self.execute("human-monitor-command", line)?;
         let all = all.as_str().unwrap_or_default();
-        let telling = ["CPU#", "RSP=", "RIP=", "CR0="];
+        let telling = ["CPU#", "RSP=", "RIP=", "ESP=", "EIP=", "CR0="];
         let lines = all
             .lines()
             .map(str::trim)

@@ -20,8 +20,8 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// How long a boot may take: the slowest machine in software, under load, that hung before
-/// its kernel once, see [`Attendant`].
+/// How long a boot may take: the slowest machine in software, under load, that hung once
+/// between two runs, see [`Attendant`].
 pub const BOOT: Duration = Duration::from_secs(420);
 
 /// What a config needs in a guest's network, as a patch: QEMU's DHCP server gives
@@ -52,6 +52,7 @@ pub struct Guest {
     folder: Option<PathBuf>,
     writes: Option<PathBuf>,
     disks: Vec<(PathBuf, String)>,
+    has_the_host: bool,
 }
 
 impl Guest {
@@ -67,7 +68,14 @@ impl Guest {
             folder: None,
             writes: None,
             disks: Vec::new(),
+            has_the_host: false,
         }
+    }
+
+    /// With the host for itself: no other guest runs beside it.
+    pub fn has_the_host(mut self) -> Guest {
+        self.has_the_host = true;
+        self
     }
 
     /// With this much memory.
@@ -175,7 +183,7 @@ impl Vm {
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args(["-name", name, "-machine", "q35"])
-            .args(accel.options())
+            .args(accel.options(guest.has_the_host))
             .args([
                 "-m",
                 &guest.memory_mib.to_string(),

@@ -73,6 +73,7 @@ fn drive(built: &Built, folder: &Path, demo: Demo) -> Result<()> {
     let osctl = Osctl::at(folder)?;
     let mut vm = step("boot the image", || {
         let vm = Guest::new(&built.image)
+            .has_the_host()
             .memory_mib(3072)
             .forward(KUBERNETES)
             .forward(NODE_PORT)

@@ -48,8 +48,7 @@ pub fn configure(folder: &Path, node: &Node) -> Result<()> {
         "machine.yaml",
     ])?;
     node.context("admin", "os:admin")?;
-    node.osctl.ok(["health", "--timeout", "4m"])?;
-    Ok(())
+    node.healthy()
 }
 
 /// Records a machine that gets its config and restarts. Mark: `reboot`.
@@ -60,7 +59,7 @@ pub fn record_config(folder: &Path) -> Result<()> {
         let position = node.vm.console().position();
         node.osctl.ok(["reboot"])?;
         node.vm.console().wait_after(position, "EFI stub", BOOT)?;
-        node.osctl.ok(["health", "--timeout", "6m"])?;
+        node.healthy()?;
         Ok(())
     })
 }

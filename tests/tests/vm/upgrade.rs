@@ -20,6 +20,9 @@ const GATE: &str = "machine:\n  healthGate: {deadline: 10m, stable: 5s}\n";
 /// A gate without patience: nothing is going to get healthy.
 const SHORT_GATE: &str = "machine:\n  healthGate: {deadline: 30s, stable: 5s}\n";
 
+/// How `osctl` ends that has waited in vain.
+const TIMEOUT: i32 = 5;
+
 #[test]
 fn what_may_not_run_is_refused_and_a_good_release_is_kept() -> Result<()> {
     let node = Node::configured_with("upgrade", "good", GATE)?;
@@ -248,10 +251,19 @@ fn a_release_that_does_not_get_healthy_is_given_up() -> Result<()> {
     Ok(())
 }
 
+/// Upgrades and waits until that has ended, well or not.
 fn upgrade(node: &Node, bundle: &Path) -> Result<keelson_tests::Output> {
     let bundle = bundle.to_string_lossy();
-    node.osctl
-        .run(["upgrade", "--timeout", "20m", "--bundle", &bundle])
+    let output = node
+        .osctl
+        .run(["upgrade", "--timeout", "20m", "--bundle", &bundle])?;
+    ensure!(
+        output.code != TIMEOUT,
+        "{}; the console's end:\n{}",
+        output.stderr,
+        node.vm.console().end()
+    );
+    Ok(output)
 }
 
 fn version(node: &Node) -> Result<String> {

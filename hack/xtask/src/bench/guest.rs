@@ -24,7 +24,10 @@ pub(super) fn accelerator(image: &Image) -> String {
 
 /// The harness's guest, with the ports of both.
 pub(super) fn hardware(image: &Image) -> Guest {
-    Guest::new(image).forward(SSH).forward(CLOSED)
+    Guest::new(image)
+        .has_the_host()
+        .forward(SSH)
+        .forward(CLOSED)
 }
 
 /// Boots an installed disk; what it writes goes into a layer that is thrown away.
