@@ -150,6 +150,9 @@ fn kept() -> Vec<(pb::Start, Backoff)> {
             // One heap for all threads: they do little at a time, and each heap of its
             // own keeps what it once needed (mallopt(3)).
             ("MALLOC_ARENA_MAX", "1"),
+            // The kernel's default, but fixed: left to itself it grows with the largest piece that
+            // was ever given back, and what a boot has needed is kept for good.
+            ("MALLOC_TRIM_THRESHOLD_", "131072"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into(),
