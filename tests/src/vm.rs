@@ -5,6 +5,7 @@ use crate::{
     Accel, Console, Image, accel,
     firmware::{self, Attendant},
     image::target,
+    memory::Memory,
     monitor::Monitor,
     torture::{Recording, WRITES},
 };
@@ -37,6 +38,9 @@ network:
   nameservers: [10.0.2.3]
 ";
 
+/// QEMU's name of a guest's balloon.
+const BALLOON: &str = "balloon";
+
 /// A guest's disk, in its folder.
 const DISK: &str = "disk.qcow2";
 
@@ -53,6 +57,7 @@ pub struct Guest {
     writes: Option<PathBuf>,
     disks: Vec<(PathBuf, String)>,
     has_the_host: bool,
+    balloon: bool,
 }
 
 impl Guest {
@@ -69,12 +74,19 @@ impl Guest {
             writes: None,
             disks: Vec::new(),
             has_the_host: false,
+            balloon: false,
         }
     }
 
     /// With the host for itself: no other guest runs beside it.
     pub fn has_the_host(mut self) -> Guest {
         self.has_the_host = true;
+        self
+    }
+
+    /// With a memory balloon, whose driver answers [`Vm::memory`].
+    pub fn balloon(mut self) -> Guest {
+        self.balloon = true;
         self
     }
 
@@ -210,6 +222,9 @@ impl Vm {
             .arg("-serial")
             .arg(format!("file:{}", console.path().display()))
             .args(["-qmp", &monitor.option()]);
+        if guest.balloon {
+            command.args(["-device", &format!("virtio-balloon-pci,id={BALLOON}")]);
+        }
         for (n, (file, serial)) in guest.disks.iter().enumerate() {
             command.arg("-drive").arg(format!(
                 "if=none,id=more{n},format=raw,cache=unsafe,file={}",
@@ -330,6 +345,12 @@ impl Vm {
     pub fn press_ctrl_alt_del(&self) -> Result<()> {
         let keys = ["ctrl", "alt", "delete"].map(|key| json!({"type": "qcode", "data": key}));
         self.press("send-key", json!({"keys": keys}))
+    }
+
+    /// What the guest's kernel says of its memory, where it has a balloon ([`Guest::balloon`]) and
+    /// has loaded its driver.
+    pub fn memory(&self) -> Result<Memory> {
+        Memory::ask(&self.monitor, BALLOON)
     }
 
     /// Lets the guest run on after this program ends.

@@ -1,23 +1,15 @@
-//! Says once how much memory the machine uses when nothing happens on it: the
-//! kernel's own account, and what each process holds. It waits first, so that
-//! what a boot leaves behind has gone.
+//! Says once how much memory each process of the machine holds when nothing happens on
+//! it. It waits first, so that what a boot leaves behind has gone.
 
 use std::{fs, path::Path, thread, time::Duration};
 
 /// How long after READY=1 the machine counts as idle.
 const SETTLED: Duration = Duration::from_secs(30);
 
-/// Waits, and writes all of it: `idle: meminfo NAME: KIB kB` and
-/// `idle: process NAME pid PID rss KIB pss KIB`, then `idle: done`.
+/// Waits, and writes all of it: `idle: process NAME pid PID rss KIB pss KIB`, then
+/// `idle: done`.
 pub(crate) fn report() {
     thread::sleep(SETTLED);
-    match fs::read_to_string("/proc/meminfo") {
-        // First, before anything here takes memory to look at the processes.
-        Ok(text) => text
-            .lines()
-            .for_each(|line| println!("idle: meminfo {line}")),
-        Err(error) => println!("idle: cannot read /proc/meminfo: {error}"),
-    }
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     for line in processes.filter_map(|entry| process(&entry.path())) {
         println!("idle: {line}");

@@ -20,8 +20,6 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread::sleep,
-    time::Duration,
 };
 
 /// Changes whenever a disk made by an older xtask must not be used.
@@ -35,9 +33,6 @@ const PACKAGES: &str = "systemd-sysv,udev,openssh-server,initramfs-tools,zstd";
 
 /// The root's file system.
 const ROOT_UUID: &str = "6b656c73-6f6e-4265-8e63-68206465626e";
-
-/// How long after the banner the machine counts as idle: as long as the stand-in waits.
-const SETTLED: Duration = Duration::from_secs(30);
 
 const MIB: u64 = 1 << 20;
 /// Where the two partitions begin and how large they are.
@@ -321,10 +316,7 @@ impl Installed {
     pub(super) fn measure(&self) -> Result<(Answer, Idle)> {
         let vm = guest::boot("debian-bench", &self.image, &self.disk)?;
         let answer = self.banner(&vm)?;
-        sleep(SETTLED);
-        // Whoever looks: the shell, and the part of sshd that serves it.
-        let look = "cat /proc/meminfo; echo; cat /proc/$$/smaps_rollup /proc/$PPID/smaps_rollup";
-        let idle = memory::of_shell(&self.run(&vm, look)?)?;
+        let idle = memory::idle(&vm)?;
         Ok((answer, idle))
     }
 

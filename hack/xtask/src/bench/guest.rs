@@ -22,10 +22,12 @@ pub(super) fn accelerator(image: &Image) -> String {
     .to_owned()
 }
 
-/// The harness's guest, with the ports of both.
+/// The harness's guest, with the ports of both, and with a balloon: its driver tells from outside
+/// what the memory is used for.
 pub(super) fn hardware(image: &Image) -> Guest {
     Guest::new(image)
         .has_the_host()
+        .balloon()
         .forward(SSH)
         .forward(CLOSED)
 }

@@ -4,7 +4,7 @@
 use super::{
     answer::{self, Answer, Client},
     guest::{self, SHUTDOWN},
-    memory::{self, Idle},
+    memory::{self, Idle, Process},
 };
 use anyhow::{Context, Result, bail, ensure};
 use keelson_api::PORT;
@@ -81,10 +81,11 @@ impl Installed {
         Ok(installed)
     }
 
-    /// Boots it and measures until the API has answered.
-    pub(super) fn answer(&self) -> Result<Answer> {
+    /// Boots it: the first answered call, and the machine when it is idle.
+    pub(super) fn measure(&self) -> Result<(Answer, Idle)> {
         let vm = guest::boot("keelson-bench", &self.image, &self.disk)?;
-        self.first_answer(&vm)
+        let answer = self.first_answer(&vm)?;
+        Ok((answer, memory::idle(&vm)?))
     }
 
     fn first_answer(&self, vm: &Vm) -> Result<Answer> {
@@ -92,8 +93,8 @@ impl Installed {
         answer::first(vm, || answer::version(address, self.client.identity()))
     }
 
-    /// Boots it and waits for what the stand-in says of the idle machine.
-    pub(super) fn idle(&self) -> Result<Idle> {
+    /// Boots it and waits for what the stand-in says of the idle machine's programs.
+    pub(super) fn programs(&self) -> Result<BTreeMap<String, Process>> {
         let vm = guest::boot("keelson-bench", &self.image, &self.disk)?;
         self.first_answer(&vm)?;
         let deadline = Instant::now() + IDLE;
@@ -102,11 +103,11 @@ impl Installed {
         loop {
             let log = self.osctl.ok(["--node", &endpoint, "logs", "standin"])?;
             if let Some(report) = last_report(&log) {
-                return memory::of_standin(report);
+                return Ok(memory::processes(report));
             }
             if Instant::now() > deadline {
                 bail!(
-                    "the stand-in has not told what the machine uses; its log:\n{log}\nthe console's end:\n{}",
+                    "the stand-in has not told what the programs hold; its log:\n{log}\nthe console's end:\n{}",
                     vm.console().end()
                 );
             }

@@ -3,9 +3,9 @@
 //! time and the two in turns, so that whatever else the host does touches both.
 //!
 //! ```text
-//! images (none, standin) ──┐                     ┌─ keelson: first answered call ───┐
-//!                          ├─ first boot, power ─┼─ keelson: memory when idle       ├─ medians ── table
-//! debootstrap ── disk ─────┘  off: not measured  └─ debian: SSH banner, memory ─────┘
+//! images (none, standin) ──┐                     ┌─ keelson: first answered call, memory ─┐
+//!                          ├─ first boot, power ─┼─ debian: SSH banner, memory            ├─ medians ── table
+//! debootstrap ── disk ─────┘  off: not measured  └─ keelson with the stand-in: programs ──┘
 //! ```
 //!
 //! It measures what can be seen from outside and changes no image to be faster.
@@ -23,9 +23,11 @@ use crate::{build, step::step};
 use answer::Answer;
 use anyhow::{Context, Result, ensure};
 use keelson_tests::{Flavor, Image};
-use memory::Idle;
+use memory::{Idle, Process};
 use serde::Serialize;
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, process::Command};
+use std::{
+    collections::BTreeMap, fs, io, os::unix::fs::MetadataExt as _, path::Path, process::Command,
+};
 
 /// What to measure, and how to say it.
 #[derive(clap::Args)]
@@ -52,6 +54,9 @@ struct Figures {
     answer: Vec<Answer>,
     /// The idle machine, for each boot.
     idle: Vec<Idle>,
+    /// What the programs of an idle machine hold, for each boot; where they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    programs: Vec<BTreeMap<String, Process>>,
     /// The root file system as a Keelson root image: EROFS and hash tree.
     root_image_bytes: u64,
     /// The files of the root as they are installed.
@@ -106,7 +111,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let debian = debian::build(root, &folder.join("debian"), &manifest.kernel, &sources)?;
 
     let mut report = Report {
-        format_version: 1,
+        format_version: 2,
         version: manifest.version,
         kernel: manifest.kernel,
         accelerator: guest::accelerator(&bare),
@@ -136,26 +141,29 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
 
     for run in 1..=args.runs {
         let of = |what: &str| format!("{what} ({run} of {})", args.runs);
-        let answer = step(&of("Keelson: the first answered call"), || quiet.answer())?;
+        let (answer, idle) = step(&of("Keelson: the first answered call, then idle"), || {
+            quiet.measure()
+        })?;
         report.keelson.answer.push(answer);
+        report.keelson.idle.push(idle);
         let (answer, idle) = step(&of("Debian: the SSH banner, then idle"), || {
             debian.measure()
         })?;
         report.debian.answer.push(answer);
         report.debian.idle.push(idle);
-        let idle = step(&of("Keelson: idle"), || watched.idle())?;
-        report.keelson.idle.push(idle);
+        let programs = step(&of("Keelson: its programs"), || watched.programs())?;
+        report.keelson.programs.push(programs);
     }
     report.host_load[1] = load()?;
     if args.json {
-        let comparison = table::lines(&report.keelson, &report.debian)?;
+        let comparison = table::lines(&report.keelson, &report.debian);
         let output = Output {
             comparison,
             report: &report,
         };
         println!("{}", serde_json::to_string_pretty(&output)?);
     } else {
-        print!("{}", table::render(&report)?);
+        print!("{}", table::render(&report));
     }
     Ok(())
 }
